@@ -1,0 +1,131 @@
+"""Runs the checks of this project and ends with one line that says how it went.
+
+``checks.py [lint] [types] [tests] [-- PYTEST OPTIONS]`` is run by the environment's own Python. All checks run
+even when an early one fails, so that one run shows everything; the exit status is 0 only if all were good.
+The closing line counts tests; a failed linter or type checker counts as one more failure.
+"""
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PYTHON: Final = sys.executable
+RESULTS: Final = ROOT / ".make" / f"tests-{sys.version_info[0]}.{sys.version_info[1]}.xml"
+# A run that hangs must end by itself: nobody watches it. Tests have their own, shorter limits.
+CHECK_SECONDS: Final = 600
+TESTS_SECONDS: Final = 1500
+
+CHECKS: Final[dict[str, dict[str, list[str]]]] = {
+    "lint": {
+        "ruff check": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+    },
+    "types": {
+        "mypy": ["mypy"],
+        "basedpyright": ["basedpyright", "--pythonpath", PYTHON],
+    },
+}
+
+
+@dataclass
+class Outcome:
+    """What has been counted so far."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, other: "Outcome") -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+def main(arguments: list[str]) -> int:
+    options: list[str] = []
+    if "--" in arguments:
+        split = arguments.index("--")
+        arguments, options = arguments[:split], arguments[split + 1 :]
+    unknown = set(arguments) - {*CHECKS, "tests"}
+    if unknown or not arguments:
+        sys.stderr.write(f"checks: choose from lint, types, tests; not {sorted(unknown) or 'nothing'}\n")
+        return 2
+
+    started = time.monotonic()
+    total = Outcome()
+    for group in arguments:
+        total.add(run_tests(options) if group == "tests" else run_checks(CHECKS[group]))
+    say(f"{total} in {time.monotonic() - started:.0f} s")
+    return 1 if total.failed else 0
+
+
+def run_checks(checks: dict[str, list[str]]) -> Outcome:
+    good = [run_check(name, command) for name, command in checks.items()]
+    return Outcome(failed=good.count(False))
+
+
+def run_check(name: str, command: list[str]) -> bool:
+    say(f"== {name}")
+    started = time.monotonic()
+    good = run(command, CHECK_SECONDS) == 0
+    say(f"== {name}: {'good' if good else 'FAILED'} ({time.monotonic() - started:.1f} s)")
+    return good
+
+
+def run_tests(options: list[str]) -> Outcome:
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.unlink(missing_ok=True)
+    say("== pytest")
+    status = run(["pytest", f"--junitxml={RESULTS}", *options], TESTS_SECONDS)
+    outcome = read_results()
+    # No test found (5), a crash or a wrong option leave no failed test behind, and are failures all the same.
+    if status != 0 and outcome.failed == 0:
+        outcome.failed = 1
+    return outcome
+
+
+def read_results() -> Outcome:
+    try:
+        # Written by our own pytest a moment ago, so not a stranger's XML.
+        suites = ElementTree.parse(RESULTS).getroot().iter("testsuite")  # noqa: S314
+        counts = [
+            [int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")]
+            for suite in suites
+        ]
+    except (OSError, ElementTree.ParseError):
+        return Outcome()
+    tests, failures, errors, skipped = (sum(column) for column in zip(*counts, strict=True))
+    failed = failures + errors
+    return Outcome(passed=max(tests - failed - skipped, 0), failed=failed, skipped=skipped)
+
+
+def run(command: list[str], seconds: float) -> int:
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}
+    }
+    try:
+        done = subprocess.run(  # noqa: S603  # only commands written in this file, and pytest options of the caller
+            [PYTHON, "-m", *command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        say(f"{command[0]} was ended after {seconds:.0f} s")
+        return 1
+    return done.returncode
+
+
+def say(message: str) -> None:
+    sys.stdout.write(f"{message}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
