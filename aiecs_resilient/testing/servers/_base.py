@@ -102,7 +102,7 @@ class Server(abc.ABC):
     @property
     def pid(self) -> int:
         """Of the main process."""
-        pid = self._supervised().ask({"do": "status"})["pid"]
+        pid = self._supervised().status()["pid"]
         if pid is None:
             raise ServerError(f"{self.name} is not running{self._log_tail()}")
         return pid
@@ -110,12 +110,12 @@ class Server(abc.ABC):
     @property
     def pids(self) -> list[int]:
         """Of all its processes."""
-        return self._supervised().ask({"do": "status"})["processes"]
+        return self._supervised().status()["processes"]
 
     @property
     def running(self) -> bool:
         """Whether its main process exists; a paused one does."""
-        return self._supervisor is not None and self._supervisor.ask({"do": "status"})["pid"] is not None
+        return self._supervisor is not None and self._supervisor.status()["pid"] is not None
 
     @property
     def paused(self) -> bool:
@@ -135,17 +135,15 @@ class Server(abc.ABC):
         attempts = 1 if self._wanted_port is not None or self._port is not None else PORT_ATTEMPTS
         for attempt in range(1, attempts + 1):
             if self._port is None or attempt > 1:
-                self._port = supervisor.ask({"do": "reserve", "port": self._wanted_port})["port"]
+                self._port = supervisor.reserve(self._wanted_port)
             self._prepare()
             self._log_start = self._log_size()
-            supervisor.ask(
-                {"do": "spawn", "argv": self._command(), "log": str(self._log()), "user": self._user()}
-            )
+            supervisor.spawn(self._command(), log=self._log(), user=self._user())
             self._paused = False
             try:
                 self._wait_until_ready()
             except ServerError:
-                supervisor.ask({"do": "kill"})
+                supervisor.kill()
                 # Only where the supervisor cannot hold the port can somebody have been quicker.
                 if attempt == attempts or "in use" not in self._log_tail():
                     raise
@@ -154,34 +152,35 @@ class Server(abc.ABC):
 
     def kill(self) -> None:
         """SIGKILL all its processes; returns when they are gone. Does nothing if it does not run."""
-        self._supervised().ask({"do": "kill"})
+        self._supervised().kill()
+        self._paused = False
 
     def stop(self) -> None:
         """Orderly shutdown; returns when it has ended. Does nothing if it does not run."""
         supervisor = self._supervised()
         if self._paused:
             self.resume()
-        supervisor.ask({"do": "signal", "signal": self.stop_signal})
+        supervisor.send_signal(self.stop_signal)
         give_up = time.monotonic() + self._stop_timeout
-        while supervisor.ask({"do": "status"})["pid"] is not None:
+        while supervisor.status()["pid"] is not None:
             if time.monotonic() > give_up:
-                supervisor.ask({"do": "kill"})
+                supervisor.kill()
                 raise ServerError(
                     f"{self.name} did not shut down within {self._stop_timeout:g} s and was killed{self._log_tail()}"
                 )
             time.sleep(POLL_SECONDS)
-        supervisor.ask({"do": "kill"})  # whatever the main process left behind
+        supervisor.kill()  # whatever the main process left behind
 
     def pause(self) -> None:
         """SIGSTOP all its processes: open connections and new ones hang, none is refused."""
         if not self.running:
             raise ServerError(f"{self.name} is not running, so it cannot be paused")
         self._paused = True
-        self._supervised().ask({"do": "freeze"})
+        self._supervised().freeze()
 
     def resume(self) -> None:
         """SIGCONT all its processes."""
-        self._supervised().ask({"do": "thaw"})
+        self._supervised().thaw()
         self._paused = False
 
     def restart(self) -> None:
@@ -277,11 +276,11 @@ class Server(abc.ABC):
         """Run a program of the server to its end, under the supervisor as well."""
         supervisor = self._supervised()
         self._log_start = self._log_size()
-        supervisor.ask({"do": "spawn", "argv": argv, "log": str(self._log()), "user": user})
+        supervisor.spawn(argv, log=self._log(), user=user)
         give_up = time.monotonic() + self._start_timeout
-        while (status := supervisor.ask({"do": "status"}))["pid"] is not None:
+        while (status := supervisor.status())["pid"] is not None:
             if time.monotonic() > give_up:
-                supervisor.ask({"do": "kill"})
+                supervisor.kill()
                 raise ServerError(f"{argv[0]} took over {self._start_timeout:g} s{self._log_tail()}")
             time.sleep(POLL_SECONDS)
         if status["exit_status"] != 0:
@@ -290,7 +289,7 @@ class Server(abc.ABC):
     def _wait_until_ready(self) -> None:
         give_up = time.monotonic() + self._start_timeout
         while True:
-            status = self._supervised().ask({"do": "status"})
+            status = self._supervised().status()
             pid = status["pid"]
             if pid is None:
                 raise ServerError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,6 +26,7 @@ class SupervisorClient:
     """One supervisor process. `folder` is given, or a temporary one that dies with the supervisor."""
 
     def __init__(self, *, folder: Path | None, prefix: str) -> None:
+        self.temporary = folder is None
         self._lock = threading.Lock()
         # A server must not inherit what points a PostgreSQL client or server somewhere else, nor a locale whose
         # messages and sort order differ from machine to machine.
@@ -39,29 +42,52 @@ class SupervisorClient:
             env=environment | {"LC_ALL": "C"},
             start_new_session=True,  # a Ctrl-C in the terminal is for us; the supervisor learns of our end itself
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self.folder = Path(self._read()["folder"])
 
-    def ask(self, command: Command) -> Answer:
+    def status(self) -> Answer:
+        return self._ask(command("status"))
+
+    def reserve(self, port: int | None) -> int | None:
+        """Hold that port, or any free one, until the end; returns which."""
+        return self._ask(command("reserve", port=port))["port"]
+
+    def spawn(self, argv: list[str], *, log: Path, user: int | None) -> None:
+        """Run the main process, after killing what is left of the one before."""
+        self._ask(command("spawn", argv=argv, log=str(log), user=user))
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        """To the main process, if there is one."""
+        self._ask(command("signal", signum=signum))
+
+    def freeze(self) -> None:
+        self._ask(command("freeze"))
+
+    def thaw(self) -> None:
+        self._ask(command("thaw"))
+
+    def kill(self) -> None:
+        self._ask(command("kill"))
+
+    def _ask(self, command: Command) -> Answer:
         with self._lock:
-            answer = self._converse(command)
-        if "error" in answer:
+            try:
+                self._write(command)
+            except (BrokenPipeError, ValueError) as error:
+                raise ServerError("the server was removed, or its supervisor process killed") from error
+            answer = self._read()
+        if answer["error"] is not None:
             raise ServerError(answer["error"])
         return answer
 
-    def _converse(self, command: Command) -> Answer:
-        stream = self._process.stdin
-        if stream is None or stream.closed:
-            raise ServerError("this server was removed; make a new one")
-        try:
-            stream.write(json.dumps(command).encode() + b"\n")
-            stream.flush()
-        except BrokenPipeError as error:
-            raise ServerError("the server's supervisor process was killed, and the server with it") from error
-        return self._read()
+    def _write(self, command: Command) -> None:
+        self._stdin.write(json.dumps(command).encode() + b"\n")
+        self._stdin.flush()
 
     def _read(self) -> Answer:
-        stream = self._process.stdout
-        line = stream.readline() if stream is not None else b""
+        line = self._stdout.readline()
         if not line:
             raise ServerError("the server's supervisor process was killed, and the server with it")
         return cast("Answer", json.loads(line))
@@ -69,18 +95,28 @@ class SupervisorClient:
     def end(self, *, delete: bool) -> None:
         """Let the supervisor kill everything and go; a temporary folder is deleted in any case."""
         with self._lock:
-            stdin, stdout = self._process.stdin, self._process.stdout
-            if stdin is None or stdout is None or stdin.closed:
-                return
             with contextlib.suppress(BrokenPipeError):
-                stdin.write(json.dumps({"do": "remove" if delete else "leave"}).encode() + b"\n")
-                stdin.flush()
+                self._write(command("remove" if delete else "leave"))
             with contextlib.suppress(BrokenPipeError):
-                stdin.close()
-            stdout.close()
+                self._stdin.close()
+            self._stdout.close()
             try:
                 self._process.wait(timeout=60)
             except subprocess.TimeoutExpired:
-                self._process.send_signal(signal.SIGKILL)
+                self._process.kill()
                 self._process.wait()
                 raise ServerError("the server's supervisor could not kill its server within 60 s") from None
+        if self.temporary or delete:  # there is something to do only if the supervisor itself was killed
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def command(
+    do: str,
+    *,
+    argv: Sequence[str] = (),
+    log: str = "",
+    user: int | None = None,
+    signum: int = 0,
+    port: int | None = None,
+) -> Command:
+    return {"do": do, "argv": [*argv], "log": log, "user": user, "signal": signum, "port": port}

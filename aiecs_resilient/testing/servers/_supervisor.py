@@ -40,7 +40,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class Command(TypedDict, total=False):
+class Command(TypedDict):
     do: str
     argv: list[str]
     log: str
@@ -49,10 +49,12 @@ class Command(TypedDict, total=False):
     port: int | None
 
 
-class Answer(TypedDict, total=False):
-    error: str
+class Answer(TypedDict):
+    """The state after every command; `error` says why a command was not obeyed."""
+
+    error: str | None
     folder: str
-    port: int
+    port: int | None
     pid: int | None
     exit_status: int | None
     processes: list[int]
@@ -62,9 +64,10 @@ class Supervisor:
     def __init__(self, owner: int, folder: Path, *, temporary: bool) -> None:
         self.owner = owner
         self.folder = folder
-        self.temporary = temporary
+        self.delete_folder = temporary
         self.main: int | None = None
         self.exit_status: int | None = None
+        self.port: int | None = None
         self.reserved: socket.socket | None = None
 
     def serve(self) -> None:
@@ -82,17 +85,18 @@ class Supervisor:
             for line in lines:
                 command: Command = json.loads(line)
                 if command["do"] == "remove":
-                    self.temporary = True
+                    self.delete_folder = True
                     return
                 if command["do"] == "leave":
                     return
-                answer(self.obey(command))
+                self.obey(command)
 
-    def obey(self, command: Command) -> Answer:
+    def obey(self, command: Command) -> None:
+        error = None
         try:
             match command["do"]:
                 case "reserve":
-                    return {"port": self.reserve(command["port"])}
+                    self.reserve(command["port"])
                 case "spawn":
                     self.kill()
                     self.spawn(command["argv"], command["log"], command["user"])
@@ -108,28 +112,35 @@ class Supervisor:
                 case "status":
                     self.reap()
                 case other:
-                    return {"error": f"unknown command {other!r}"}
-        except OSError as error:
-            return {"error": f"{type(error).__name__}: {error}"}
-        return {
-            "pid": self.main,
-            "exit_status": self.exit_status,
-            "processes": [pid for pid, _ in descendants()],
-        }
+                    error = f"unknown command {other!r}"
+        except OSError as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        self.answer(error)
 
-    def reserve(self, wanted: int | None) -> int:
+    def answer(self, error: str | None = None) -> None:
+        answer = Answer(
+            error=error,
+            folder=str(self.folder),
+            port=self.port,
+            pid=self.main,
+            exit_status=self.exit_status,
+            processes=[pid for pid, _ in descendants()],
+        )
+        with contextlib.suppress(BrokenPipeError):  # the owner died; its end of our input will say so
+            os.write(1, json.dumps(answer).encode() + b"\n")
+
+    def reserve(self, wanted: int | None) -> None:
         if self.reserved is not None:
             self.reserved.close()
             self.reserved = None
         held = bind(wanted) if wanted is not None else bind_any()
-        port = int(held.getsockname()[1])
+        self.port = int(held.getsockname()[1])
         if (
             LINUX
         ):  # elsewhere a second socket could not be bound to the same port, so the server could not start
             self.reserved = held
         else:
             held.close()
-        return port
 
     def spawn(self, argv: list[str], log: str, user: int | None) -> None:
         self.exit_status = None
@@ -184,10 +195,10 @@ class Supervisor:
         self.reap()
 
     def clean(self) -> None:
-        """The end, whatever the reason: no process, no shared memory, no temporary folder remains."""
+        """The end, whatever the reason: no process, no shared memory, no folder that was to go remains."""
         with contextlib.suppress(OSError):
             self.kill()
-        if self.temporary:
+        if self.delete_folder:
             release_shared_memory(self.folder)
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -287,11 +298,6 @@ def release_shared_memory(folder: Path) -> None:
         ctypes.CDLL(None).shmctl(int(identifier), 0, None)  # 0 = IPC_RMID
 
 
-def answer(message: Answer) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the owner died; its end of our input will say so
-        os.write(1, json.dumps(message).encode() + b"\n")
-
-
 def ended_by_signal(_signum: int, _frame: object) -> NoReturn:
     raise SystemExit(1)
 
@@ -304,10 +310,10 @@ def main() -> None:
     # Made here, not by the owner: from its first moment the folder has somebody who will delete it.
     supervisor = Supervisor(owner, Path(folder or tempfile.mkdtemp(prefix=prefix)), temporary=not folder)
     try:
-        answer({"folder": str(supervisor.folder)})
+        supervisor.answer()
         supervisor.serve()
     except Exception:  # noqa: BLE001 - the last resort of a program nobody watches: say it, then clean up
-        answer({"error": traceback.format_exc()})
+        supervisor.answer(traceback.format_exc())
     finally:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
