@@ -8,6 +8,7 @@ The closing line counts tests; a failed linter or type checker counts as one mor
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PYTHON: Final = sys.executable
-RESULTS: Final = ROOT / ".make" / f"tests-{sys.version_info[0]}.{sys.version_info[1]}.xml"
 # A run that hangs must end by itself: nobody watches it. Tests have their own, shorter limits.
 CHECK_SECONDS: Final = 600
 TESTS_SECONDS: Final = 1500
@@ -82,30 +82,30 @@ def run_check(name: str, command: list[str]) -> bool:
 
 
 def run_tests(options: list[str]) -> Outcome:
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.unlink(missing_ok=True)
     say("== pytest")
-    status = run(["pytest", f"--junitxml={RESULTS}", *options], TESTS_SECONDS)
-    outcome = read_results()
-    # No test found (5), a crash or a wrong option leave no failed test behind, and are failures all the same.
-    if status != 0 and outcome.failed == 0:
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        status = run(["pytest", f"--junitxml={results}", *options], TESTS_SECONDS)
+        outcome = read_results(results)
+    # No test found (5), a crash, a wrong option and a process that ended early, even with status 0, leave no
+    # failed test behind, and are failures all the same.
+    if outcome.failed == 0 and (status != 0 or outcome.passed == 0):
         outcome.failed = 1
     return outcome
 
 
-def read_results() -> Outcome:
+def read_results(results: Path) -> Outcome:
     try:
         # Written by our own pytest a moment ago, so not a stranger's XML.
-        suites = ElementTree.parse(RESULTS).getroot().iter("testsuite")  # noqa: S314
-        counts = [
-            [int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")]
-            for suite in suites
-        ]
+        suites = list(ElementTree.parse(results).getroot().iter("testsuite"))  # noqa: S314
     except (OSError, ElementTree.ParseError):
         return Outcome()
-    tests, failures, errors, skipped = (sum(column) for column in zip(*counts, strict=True))
-    failed = failures + errors
-    return Outcome(passed=max(tests - failed - skipped, 0), failed=failed, skipped=skipped)
+
+    def count(name: str) -> int:
+        return sum(int(suite.get(name, 0)) for suite in suites)
+
+    failed, skipped = count("failures") + count("errors"), count("skipped")
+    return Outcome(passed=max(count("tests") - failed - skipped, 0), failed=failed, skipped=skipped)
 
 
 def run(command: list[str], seconds: float) -> int:
