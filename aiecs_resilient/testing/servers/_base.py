@@ -110,7 +110,7 @@ class Server(abc.ABC):
     @property
     def pids(self) -> list[int]:
         """Of all its processes."""
-        return self._supervised().status()["processes"]
+        return self._supervised().processes()
 
     @property
     def running(self) -> bool:

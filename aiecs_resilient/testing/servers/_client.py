@@ -50,6 +50,10 @@ class SupervisorClient:
     def status(self) -> Answer:
         return self._ask(command("status"))
 
+    def processes(self) -> list[int]:
+        """All processes of the server; looking for them costs some milliseconds."""
+        return self._ask(command("processes"))["processes"]
+
     def reserve(self, port: int | None) -> int | None:
         """Hold that port, or any free one, until the end; returns which."""
         return self._ask(command("reserve", port=port))["port"]

@@ -50,7 +50,7 @@ class Command(TypedDict):
 
 
 class Answer(TypedDict):
-    """The state after every command; `error` says why a command was not obeyed."""
+    """The state after every command; `error` says why one was not obeyed, `processes` answers only `processes`."""
 
     error: str | None
     folder: str
@@ -93,6 +93,7 @@ class Supervisor:
 
     def obey(self, command: Command) -> None:
         error = None
+        processes: list[int] = []
         try:
             match command["do"]:
                 case "reserve":
@@ -111,20 +112,22 @@ class Supervisor:
                     self.kill()
                 case "status":
                     self.reap()
+                case "processes":
+                    processes = [pid for pid, _ in descendants()]
                 case other:
                     error = f"unknown command {other!r}"
         except OSError as failure:
             error = f"{type(failure).__name__}: {failure}"
-        self.answer(error)
+        self.answer(error, processes)
 
-    def answer(self, error: str | None = None) -> None:
+    def answer(self, error: str | None = None, processes: list[int] | None = None) -> None:
         answer = Answer(
             error=error,
             folder=str(self.folder),
             port=self.port,
             pid=self.main,
             exit_status=self.exit_status,
-            processes=[pid for pid, _ in descendants()],
+            processes=processes or [],
         )
         with contextlib.suppress(BrokenPipeError):  # the owner died; its end of our input will say so
             os.write(1, json.dumps(answer).encode() + b"\n")
@@ -135,9 +138,8 @@ class Supervisor:
             self.reserved = None
         held = bind(wanted) if wanted is not None else bind_any()
         self.port = int(held.getsockname()[1])
-        if (
-            LINUX
-        ):  # elsewhere a second socket could not be bound to the same port, so the server could not start
+        # Elsewhere a second socket could not be bound to the same port, and the server could not start.
+        if LINUX:
             self.reserved = held
         else:
             held.close()
