@@ -17,6 +17,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PYTHON: Final = sys.executable
+CLOSING_LINE: Final = ROOT / ".make" / "closing-line"
 # A run that hangs must end by itself: nobody watches it. Tests have their own, shorter limits.
 CHECK_SECONDS: Final = 600
 TESTS_SECONDS: Final = 1500
@@ -64,7 +65,10 @@ def main(arguments: list[str]) -> int:
     total = Outcome()
     for group in arguments:
         total.add(run_tests(options) if group == "tests" else run_checks(CHECKS[group]))
-    say(f"{total} in {time.monotonic() - started:.0f} s")
+    closing = f"{total} in {time.monotonic() - started:.0f} s"
+    CLOSING_LINE.parent.mkdir(exist_ok=True)
+    CLOSING_LINE.write_text(f"{closing}\n", encoding="utf-8")
+    say(closing)
     return 1 if total.failed else 0
 
 

@@ -23,7 +23,7 @@ def executable(path: Path, text: str) -> Path:
 @pytest.fixture
 def checkout(root: Path, tmp_path: Path) -> Path:
     """A copy of the machinery beside an empty project, so that a test cannot harm the checkout."""
-    for name in ("find-python", "set_up.py", "checks.py"):
+    for name in ("find-python", "run", "set_up.py", "checks.py"):
         executable(tmp_path / "checkout" / ".ci" / name, (root / ".ci" / name).read_text(encoding="utf-8"))
     (tmp_path / "checkout" / "pyproject.toml").write_text("[project]\nname = 'x'\n", encoding="utf-8")
     (tmp_path / "checkout" / "some.lock").write_text("", encoding="utf-8")
@@ -115,11 +115,28 @@ def test_a_failed_check_fails_the_run(checkout: Path, run: Run, python: str) -> 
     assert ", 0 failed" not in done.stdout.splitlines()[-1]
 
 
-def test_the_build_server_calls_make_test(root: Path, run: Run, tmp_path: Path) -> None:
-    """`.ci/run` hands on exit status and last line, and gives the tests no terminal to wait for."""
-    make = "#!/bin/sh\nread -r line && exit 9\necho \"$CI $*\"\necho '0 passed, 3 failed'\nexit 2\n"
-    executable(tmp_path / "make", make)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = run([root / ".ci/run"], cwd=tmp_path, env={"PATH": path})
-    assert done.returncode == 2
-    assert done.stdout.splitlines() == ["true test", "0 passed, 3 failed"]
+@pytest.mark.parametrize(
+    ("make", "last", "status"),
+    [
+        ("echo '3 passed, 0 failed'", "3 passed, 0 failed", 0),
+        (
+            "mkdir .make; echo '2 passed, 1 failed' > .make/closing-line; echo 'make: Error' >&2; exit 2",
+            "2 passed, 1 failed",
+            2,
+        ),
+        (
+            "echo 'make: no Python' >&2; exit 2",
+            "0 passed, 1 failed: make test ended before the tests, with status 2",
+            2,
+        ),
+        ("read -r line && exit 0; [ \"$CI $*\" = 'true test' ] && echo 'no terminal'", "no terminal", 0),
+    ],
+)
+def test_the_build_server_learns_the_truth(
+    checkout: Path, run: Run, tmp_path: Path, make: str, last: str, status: int
+) -> None:
+    """`.ci/run` calls `make test` without a terminal, hands on its status, and ends with the closing line."""
+    executable(tmp_path / "bin" / "make", f"#!/bin/sh\n{make}\n")
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = run([checkout / ".ci/run"], cwd=tmp_path, env={"PATH": path})
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (status, last)
