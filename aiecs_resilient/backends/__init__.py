@@ -1,0 +1,1 @@
+"""The stores. Import them from their modules: a driver loads only when its backend is used."""
