@@ -4,10 +4,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def state(pid: int) -> str:
     """The letter `ps` shows: R, S, T (stopped), Z (zombie)...; empty if there is no such process."""
+    if Path("/proc/self/stat").exists():  # minimal installations of Linux have no `ps`
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
     listed = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
