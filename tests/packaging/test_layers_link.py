@@ -21,21 +21,33 @@ def without_links(root: Path, committed: list[Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_layers_are_one_step_from_the_root(root: Path, committed: list[Path]) -> None:
-    """`layers` leads to the folder in the package, by a path that holds in every checkout."""
-    assert committed
-    link = root / "layers"
-    if not link.is_symlink():
+@pytest.fixture
+def link(root: Path) -> Path:
+    """The link; where links cannot be made git leaves a text file, and an unpacked sdist has nothing there."""
+    path = root / "layers"
+    if not path.is_symlink():
+        assert not path.is_dir(), "layers must be a link into the package, not a folder of its own"
         pytest.skip("this checkout was made without links")
+    return path
+
+
+def test_the_layers_are_one_step_from_the_root(link: Path) -> None:
+    """`layers` leads to the folder in the package, by a path that holds in every checkout."""
     assert link.readlink() == Path("aiecs_resilient/layers")
     assert (link / "__init__.py").is_file()
 
 
-def test_importing_the_link_fails_at_once(root: Path, run: Run, python: str) -> None:
+def test_the_link_is_committed_as_a_link(root: Path, run: Run) -> None:
+    """Every clone gets the link, not a copy that would drift away from the package."""
+    listed = run(["git", "ls-files", "--stage", "layers"], cwd=root)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["120000"]
+
+
+def test_importing_the_link_fails_at_once(link: Path, run: Run, python: str) -> None:
     """`import layers` beside the link is an error, not a second copy of every class."""
-    if not (root / "layers").is_symlink():
-        pytest.skip("this checkout was made without links")
-    done = run([python, "-c", "import layers"], cwd=root)
+    done = run([python, "-c", "import layers"], cwd=link.parent)
     assert done.returncode != 0
     assert "ImportError: attempted relative import beyond top-level package" in done.stderr
 
