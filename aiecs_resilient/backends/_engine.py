@@ -193,14 +193,14 @@ def _accept(tables: Tables, mutation: Mutation, now_us: int) -> Applied | Storag
     answer, effect = decision
     if effect is not None and dead:
         effect = {**effect, "dead": dead}
-    row.clock = stamp
-    if effect is not None:
+    if effect is not None:  # a write without effect moves no clock: the peer never hears of it
+        row.clock = stamp
         for scope, upto in dead.items():
             _bury(tables, row, scope, upto)
         stamped = replace(mutation, stamp=stamp)
         _MERGE[mutation.kind](tables, row, stamped, effect)
         _renew_expiry(row, mutation.kind, mutation.expires_at)
-    tables.save_key(row)
+        tables.save_key(row)
     return _record(tables, mutation, stamp, answer, effect)
 
 
