@@ -47,9 +47,10 @@ def run() -> Run:
 @pytest.fixture(scope="session")
 def committed(run: Run) -> list[Path]:
     """Every file under version control, as a path relative to the root."""
-    listed = run(["git", "ls-files", "-z"], cwd=ROOT)
-    if listed.returncode != 0:
+    if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so nothing says which files are ours")
+    listed = run(["git", "ls-files", "-z"], cwd=ROOT)
+    assert listed.returncode == 0, listed.stderr
     names = [Path(name) for name in listed.stdout.split("\0") if name]
     return [name for name in names if (ROOT / name).is_file()]
 

@@ -39,9 +39,9 @@ def test_the_layers_are_one_step_from_the_root(link: Path) -> None:
 
 def test_the_link_is_committed_as_a_link(root: Path, run: Run) -> None:
     """Every clone gets the link, not a copy that would drift away from the package."""
-    listed = run(["git", "ls-files", "--stage", "layers"], cwd=root)
-    if listed.returncode != 0:
+    if not (root / ".git").exists():
         pytest.skip("not a git checkout")
+    listed = run(["git", "ls-files", "--stage", "layers"], cwd=root)
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["120000"]
 
 
