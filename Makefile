@@ -60,7 +60,7 @@ lock:  ## write both lock files anew from pyproject.toml (needs uv)
 
 clean:  ## remove what was built and cached, keep the environments
 	rm -rf build dist .make .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html
-	find aiecs_resilient tests benchmarks .ci -type d -name __pycache__ -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environments too
 	rm -rf .venv .venv-demo .venv-3.11 .venv-3.12 .venv-3.13
