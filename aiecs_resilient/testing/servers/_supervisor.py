@@ -1,6 +1,6 @@
 """Keeps one server process and kills it, with everything it started, when its owner is gone.
 
-Run as a program of its own (`python -I -S _supervisor.py OWNER_PID FOLDER PREFIX`), never imported: a process
+Run as a program of its own (`python -I -S _supervisor.py OWNER_PID FOLDER PREFIX`): a process
 that was SIGKILLed cannot clean up after itself, so somebody else has to. It is the parent of the server and
 adopts the server's orphans (PostgreSQL's backends survive a killed postmaster for a moment), so "everything
 below me" is exactly "everything of this server". It reads one JSON command per line and answers one JSON line;
