@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ def monotonic() -> float:
 
 
 @contextmanager
-def use_wall_clock(clock: Callable[[], int]) -> Iterator[None]:
+def use_wall_clock(clock: Callable[[], int]) -> Generator[None]:
     """Replace :func:`wall_us` inside the block, and in tasks started there."""
     token = _wall.set(clock)
     try:

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import ormsgpack
 
@@ -35,19 +35,21 @@ _OPTIONS = (
 
 def _default(value: Any) -> Any:  # Any: whatever MessagePack could not carry
     if isinstance(value, tuple):
-        return ormsgpack.Ext(_EXT_TUPLE, _pack(list(value)))
+        return ormsgpack.Ext(_EXT_TUPLE, _pack(list(cast("tuple[Any, ...]", value))))
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, int):
         return ormsgpack.Ext(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if isinstance(value, (set, frozenset)):
-        return sorted(value, key=repr)  # sets have no order; a stable one keeps both stores' bytes equal
+        return sorted(
+            cast("set[Any]", value), key=repr
+        )  # sets have no order; a stable one keeps both stores' bytes equal
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
+        return bytes(cast("bytearray", value))
     raise TypeError
 
 
@@ -112,14 +114,14 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[str]:
         if any("\ud800" <= character <= "\udfff" for character in value):
             yield f"{path} holds a lone surrogate, which no encoding can carry"
     elif isinstance(value, dict):
-        for key, item in value.items():
+        for key, item in cast("dict[Any, Any]", value).items():
             if not isinstance(key, str):
                 yield f"{path} has a key {key!r} of type {type(key).__name__}; keys must be str"
             else:
                 yield from _faults(key, f"{path} key {key!r}", depth + 1)
                 yield from _faults(item, f"{path}[{key!r}]", depth + 1)
     elif isinstance(value, (list, tuple, set, frozenset)):
-        for index, item in enumerate(value):
+        for index, item in enumerate(cast("list[Any]", value)):
             yield from _faults(item, f"{path}[{index}]", depth + 1)
     elif isinstance(value, (datetime, date, time)):
         return

@@ -14,7 +14,7 @@ write and replay after an outage all carry the same, and every backend applies i
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -209,7 +209,7 @@ def active() -> OperationContext | None:
 @asynccontextmanager
 async def operation(
     op_id: str | None = None, *, occurred_at: int | None = None
-) -> AsyncIterator[OperationContext]:
+) -> AsyncGenerator[OperationContext]:
     """Name exactly one write, and read afterwards what became of it.
 
     Args:
@@ -227,7 +227,7 @@ async def operation(
 
 
 @asynccontextmanager
-async def deadline(seconds: float) -> AsyncIterator[None]:
+async def deadline(seconds: float) -> AsyncGenerator[None]:
     """Give all calls in the block one total time, in seconds. An enclosing, earlier deadline stays in force."""
     if not seconds > 0:
         raise InvalidValueError(f"a deadline must be a positive number of seconds, not {seconds!r}")

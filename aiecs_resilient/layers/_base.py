@@ -79,7 +79,7 @@ class Layer(Backend):
             if getattr(type(self), name) is getattr(
                 Layer, name
             ):  # inherited unchanged: skip this link of the chain
-                self.__dict__[name] = getattr(inner, name)
+                setattr(self, name, getattr(inner, name))
 
     def __repr__(self) -> str:
         facts = self.describe()
