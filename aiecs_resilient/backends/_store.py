@@ -87,6 +87,9 @@ class StoreBackend(RecordingBackend):
         self._retention_us = int(retention * 1_000_000)
         self._context_versions = context_versions
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{'' if self._open else ', not open'}>"
+
     @property
     def _max_age_us(self) -> int:
         return self._retention_us // 2
