@@ -125,6 +125,13 @@ EVENTS: Final[Mapping[str, Severity]] = MappingProxyType(
 )
 """Every event and how loud it is: a warning while it may still heal. Only the end of an operation is ever an error."""
 
+# Log lines about whole operations; unlike the events above they are not reported by the layers inside.
+OPERATION_COMPLETED: Final = "operation.completed"
+OPERATION_CANCELLED: Final = "operation.cancelled"
+OPERATION_REFUSED: Final = "operation.refused"
+OPERATION_FAILED: Final = "operation.failed"
+OPERATION_SLOW: Final = "operation.slow"
+
 BREAKER_EVENTS: Final[Mapping[str, str]] = MappingProxyType(
     {"open": BREAKER_OPENED, "half-open": BREAKER_HALF_OPENED, "closed": BREAKER_CLOSED}
 )
@@ -320,7 +327,7 @@ def _report(name: str, attributes: Mapping[str, object]) -> None:
 def _measure(instruments: Instruments, name: str, attributes: Mapping[str, object]) -> None:
     """Events from which a metric follows."""
     if name in _BREAKER_LEVELS:
-        backend = attributes.get("backend")
+        backend = attributes.get("backend", attributes.get("store"))
         labels = {ATTR_PREFIX + "backend": backend} if isinstance(backend, str) else {}
         instruments.breaker.set(_BREAKER_LEVELS[name], labels)
     elif name == RECONCILE_PROGRESSED:
