@@ -25,6 +25,7 @@ from ..throttle import Throttle
 from ..units import Count, Seconds
 from ._base import UniformLayer
 from ._observed import key_of
+from ._options import checked
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,10 +49,10 @@ _log = logging.getLogger(telemetry.SCOPE)
 
 # Events are the process's, not one chain's. Of several open logging layers the newest writes them, so that two storages,
 # or the old and the new chain during a reload, do not write each one twice.
-_writers: list[LoggingLayer] = []
+_writers: list[Logging] = []
 
 
-class LoggingLayer(UniformLayer):
+class Logging(UniformLayer):
     """Writes what operations and layers do as structlog events, with ``trace_id`` and ``span_id`` where there is a span.
 
     Place: below tracing (so that lines carry the span's ids), above all that may still heal a failure::
@@ -91,16 +92,13 @@ class LoggingLayer(UniformLayer):
         raw_ids: bool = False,
     ) -> None:
         super().__init__(inner)
-        if level not in _RANK or not slow > 0 or per_second < 1:
-            raise ConfigurationError(
-                f"logging needs level one of {', '.join(_RANK)}, slow above 0 seconds and per_second of at least 1; "
-                f"not level={level!r}, slow={slow!r}, per_second={per_second!r}"
-            )
+        if level not in _RANK:
+            raise ConfigurationError(f"logging: level must be one of {', '.join(_RANK)}, not {level!r}")
         self._level = _RANK[level]
         self._debug = level == "debug"
-        self._slow = slow
+        self._slow = checked(self.layer_name, "slow", slow, Seconds)
         self._raw_ids = raw_ids
-        self._throttle = Throttle(per_second)
+        self._throttle = Throttle(checked(self.layer_name, "per_second", per_second, Count))
         self._logger: Any = _structlog()  # Any: structlog's loggers are whatever the application configured
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -262,4 +260,4 @@ def _structlog() -> Any:
     ).bind()
 
 
-__all__ = ["LoggingLayer"]
+__all__ = ["Logging"]

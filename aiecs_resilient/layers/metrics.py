@@ -67,7 +67,7 @@ class MetricsState:
         return {name: stats.report() for name, stats in sorted(self.operations.items())}
 
 
-class MetricsLayer(UniformLayer):
+class Metrics(UniformLayer):
     """Counts and times each operation.
 
     Place: below tracing, above everything that may answer in the store's stead or make it wait::
@@ -174,4 +174,4 @@ class MetricsLayer(UniformLayer):
         return labels
 
 
-__all__ = ["MetricsLayer", "MetricsState", "OperationStats"]
+__all__ = ["Metrics", "MetricsState", "OperationStats"]

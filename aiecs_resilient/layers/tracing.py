@@ -35,7 +35,7 @@ BATCHES = frozenset({BATCH_ADD_CONVERSATION_MESSAGES, BATCH_CREATE_SESSIONS, BAT
 _log = logging.getLogger(telemetry.SCOPE)
 
 
-class TracingLayer(UniformLayer):
+class Tracing(UniformLayer):
     """A span around each operation, called as the operation is, by OpenTelemetry's conventions for database clients.
 
     Place: outermost, so that the span covers retries, both legs and the time spent waiting for them::
@@ -156,4 +156,4 @@ class TracingLayer(UniformLayer):
         return facts
 
 
-__all__ = ["TracingLayer"]
+__all__ = ["Tracing"]
