@@ -24,6 +24,7 @@ class CheckpointContract(ContractBase):
         async with operation(occurred_at=when):
             assert await storage.store_checkpoint(thread, "c1", {"step": 1}, {"source": "loop"}) is True
         checkpoint = await storage.get_checkpoint(thread, "c1")
+        assert checkpoint is not None
         assert checkpoint == {
             "checkpoint_id": "c1",
             "thread_id": thread,

@@ -44,8 +44,9 @@ class ListingContract(ContractBase):
         await storage.update_session(ids[1], {"status": "paused"})
         await storage.update_session(ids[2], {"user_id": fresh("u")})
 
-        async def listed(**filters: str) -> set[str]:
-            return {session["session_id"] for session in await storage.list_sessions(**filters, limit=1_000)}  # type: ignore[arg-type]
+        async def listed(status: str | None = None, user_id: str | None = None) -> set[str]:
+            found = await storage.list_sessions(status=status, user_id=user_id, limit=1_000)
+            return {session["session_id"] for session in found}
 
         assert await listed(user_id=user) == {ids[0], ids[1], ids[3]}
         assert await listed(user_id=user, status="active") == {ids[3]}
