@@ -1,0 +1,136 @@
+"""``timeout``: a time limit for one attempt at one store.
+
+An attempt gets ``per_attempt`` or what is left of the operation's deadline, whichever is less. The timer is armed only
+when the call really waits, so an answer from memory costs none.
+
+Place: inside ``retry`` and ``circuit_breaker``, next to the store::
+
+    right   retry -> circuit_breaker -> timeout -> redis
+    wrong   timeout -> retry -> redis             the first hung attempt eats the time of all others
+    wrong   timeout -> circuit_breaker -> redis   the breaker sees cancelled calls, which say nothing, and never opens
+
+Options (a number is seconds; YAML may write ``250ms``, ``2s``):
+
+    per_attempt    1 s    for one attempt
+    per_operation         other limits by operation name; ``cleanup_expired_sessions`` has 60 s unless named here
+
+Errors: StorageTimeoutError (transient), or DeadlineExceededError when it was the deadline that struck. A write that was cut
+off has outcome ``unknown``: a command that is on its way is usually applied all the same.
+Events: ``timeout.expired``, ``deadline.expired``. Metrics: part ``timeout`` with ``expired`` and ``deadline``.
+Cancellation passes untouched. A driver that needs time to let go of a cancelled command is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import ClassVar, ParamSpec, TypeVar
+
+from .. import telemetry
+from ..clock import monotonic
+from ..errors import DeadlineExceededError, Outcome, StorageError, StorageTimeoutError
+from ..interface import Backend, Json
+from ..operations import Effect, Operation, begin, finish
+from ..units import Seconds
+from ._base import UniformLayer, report_part
+from ._options import by_operation, checked
+from ._steps import resumed
+from .deadline import LONG_OPERATIONS
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Timeout(UniformLayer):
+    """Limits the time of one attempt.
+
+    Args:
+        per_attempt: time for one attempt; less if the operation's deadline comes first.
+        per_operation: other limits by operation name.
+    """
+
+    layer_name: ClassVar[str] = "timeout"
+
+    def __init__(
+        self,
+        inner: Backend,
+        *,
+        per_attempt: Seconds = 1.0,
+        per_operation: Mapping[str, Seconds] | None = None,
+    ) -> None:
+        super().__init__(inner)
+        self.per_attempt = checked(self.layer_name, "per_attempt", per_attempt, Seconds)
+        self._limits = {
+            **LONG_OPERATIONS,
+            **by_operation(self.layer_name, "per_operation", per_operation, Seconds),
+        }
+        self._expired = 0
+        self._deadline = 0
+
+    def describe(self) -> str:
+        return f"{self.per_attempt:g} s"
+
+    async def get_metrics(self) -> Json:
+        facts = {"per_attempt": self.per_attempt, "expired": self._expired, "deadline": self._deadline}
+        return report_part(await self.inner.get_metrics(), self.layer_name, facts)
+
+    async def around(
+        self, op: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        context, token = begin(op)
+        try:
+            deadline = context.deadline
+            if deadline is not None and deadline <= monotonic():
+                raise self._late(op, sent=False)
+            steps = call(*args, **kwargs).__await__()
+            try:
+                waiting = steps.send(None)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            seconds = self._limits.get(op.name, self.per_attempt)
+            when = monotonic() + seconds
+            hurried = deadline is not None and deadline < when
+            scope = asyncio.timeout_at(deadline if hurried else when)
+            try:
+                async with scope:
+                    return await resumed(steps, waiting)
+            except TimeoutError as error:
+                if not scope.expired():  # somebody else's
+                    raise
+                raise (self._late(op, sent=True) if hurried else self._expiry(op, seconds)) from error
+        finally:
+            finish(token)
+
+    def _expiry(self, op: Operation, seconds: float) -> StorageError:
+        self._expired += 1
+        telemetry.event(telemetry.TIMEOUT_EXPIRED, backend=self.name, operation=op.name, seconds=seconds)
+        return StorageTimeoutError(
+            f"no answer within {seconds:g} s; is the store stopped or overloaded? If it is only slow, raise timeout.per_attempt",
+            outcome=_outcome(op),
+            operation=op.name,
+            backend=self.name,
+        )
+
+    def _late(self, op: Operation, *, sent: bool) -> StorageError:
+        self._deadline += 1
+        telemetry.event(telemetry.DEADLINE_EXPIRED, backend=self.name, operation=op.name, sent=sent)
+        if not sent:
+            return DeadlineExceededError(
+                "the deadline had passed before this attempt was sent",
+                outcome="not_applied",
+                operation=op.name,
+                backend=self.name,
+                attempts=0,
+            )
+        return DeadlineExceededError(
+            "no answer before the operation's deadline; the store is slow, or the deadline is too short",
+            outcome=_outcome(op),
+            operation=op.name,
+            backend=self.name,
+        )
+
+
+def _outcome(op: Operation) -> Outcome:
+    """Of a call that was cut off."""
+    return "not_applied" if op.effect is Effect.READ else "unknown"
