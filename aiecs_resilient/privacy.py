@@ -14,7 +14,7 @@ HIDDEN = "***"
 
 _URL_USER = re.compile(r"(?<=://)[^\s'\"]*@")  # greedy: a password may hold an unescaped / or @
 _SECRET = re.compile(
-    r"(?i)((?:[\w-]*(?:password|passwd|secret|token|api[_-]?key|credential)|pwd|authorization)['\"]?\s*[=:]\s*)"
+    r"(?i)((?:[\w-]*(?:password|passwd|secret|token|(?:api|access)[_-]?key|credential)|pwd|authorization)['\"]?\s*[=:]\s*)"
     r"((?:bearer|basic)\s+[^\s,;'\"]+|'[^']*'|\"[^\"]*\"|[^\s&,;'\")]+)"
 )
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?:/\d{1,9})?")
