@@ -7,8 +7,7 @@ acknowledged, or a kind of write that no state shows).
 
 HISTORY has one JSON object per line, in any order; a torn last line is ignored (`history.py` writes such files):
   {"line": "invoke", "id", "process", "op_id", "kind", "key", "value", "at"}
-  {"line": "outcome", "id", "outcome": "ok" | "not_applied" | "unknown" | "error", "answer", "served_by",
-   "degraded", "stale", "at"}
+  {"line": "outcome", "id", "outcome": "ok" | "not_applied" | "unknown" | "error", "answer", "stale", "at"}
 `at` is a clock all processes share. An invocation without outcome is unknown (its process was killed); a second
 outcome settles an unknown one. Writes: create, append, increment, checkpoint, context, delete. Reads:
 read_messages (answer: [[session, op_id], ...], all of the session), read_counter, read_checkpoint, read_context.
@@ -26,7 +25,7 @@ import hashlib
 import json
 import math
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +43,7 @@ VIOLATIONS = {
     "differing": "one store has it differently from the other",
 }
 REGISTERS = {"checkpoint": "checkpoints", "context": "contexts"}
-READS = {"append": "read_messages", "increment": "read_counter"} | {
-    kind: f"read_{kind}" for kind in REGISTERS
-}
+READS = {"append": "read_messages", "increment": "read_counter"}
 SECTIONS = {"create": "sessions", "append": "sessions", "increment": "counters", **REGISTERS}
 
 
@@ -78,8 +75,6 @@ class Line(TypedDict):
     value: str | int | None
     outcome: str
     answer: object
-    served_by: str | None
-    degraded: bool
     stale: bool
     at: float
 
@@ -96,8 +91,6 @@ class Call:
     responded: float = math.inf  # an unknown write may still take effect, at any time
     answer: object = None
     stale: bool = False
-    degraded: bool = False
-    served_by: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -195,8 +188,7 @@ def finish(call: Call | None, line: Line, path: Path) -> None:
     if call is None or call.outcome in ("ok", "not_applied"):
         raise UnusableError(f"{path}: an outcome for {line['id']!r}, which is not open")
     call.outcome = line["outcome"]
-    call.answer, call.served_by = line.get("answer"), line.get("served_by")
-    call.stale, call.degraded = line.get("stale", False), line.get("degraded", False)
+    call.answer, call.stale = line.get("answer"), line.get("stale", False)
     if call.ok or call.refused:
         call.responded = line["at"]
 
@@ -297,8 +289,7 @@ def check_counters(case: Case, state: State) -> None:
         certain = sum(amount(call) for call in calls if call.ok)
         open_ = [amount(call) for call in calls if not call.ok and not call.refused]
         low, high = certain + sum(min(0, one) for one in open_), certain + sum(max(0, one) for one in open_)
-        value = counters.get(name, 0)
-        if not low <= value <= high:
+        if not low <= (value := counters.get(name, 0)) <= high:
             case.add("counters", f"{store}: {name} is {value}, not between {low} and {high}")
     for name, value in counters.items():
         if value and ("increment", name) not in case.by_key:
@@ -366,11 +357,12 @@ def check_reads(case: Case) -> None:
 
 def known_before(calls: list[Call], kind: str) -> Iterable[tuple[Call, list[Call]]]:
     """Each read of a process, with its writes and reads that newly ended before that one began."""
-    of_kind = [call for call in calls if call.kind in (kind, READS[kind]) and call.ok]
+    read = READS.get(kind, f"read_{kind}")
+    of_kind = [call for call in calls if call.kind in (kind, read) and call.ok]
     ended = sorted(of_kind, key=lambda call: call.responded)
     done = 0
     for call in of_kind:  # by beginning
-        if call.kind == READS[kind]:
+        if call.kind == read:
             before = done
             while done < len(ended) and ended[done].responded < call.invoked:
                 done += 1
@@ -469,15 +461,12 @@ def summary(case: Case) -> dict[str, int]:
         "not_applied": sum(call.refused for call in writes),
         "reads": sum(call.ok for call in reads),
         "flagged_stale": sum(call.ok and call.stale for call in reads),
-        "degraded": sum(call.ok and call.degraded for call in case.calls),
         "deleted_keys": len(case.deleted),
     }
 
 
 def report(case: Case, details: int) -> str:
     lines = [f"{name:20} {count:>9}" for name, count in summary(case).items()]
-    served = Counter(call.served_by for call in case.calls if call.ok and call.served_by)
-    lines += [f"{'served by ' + name:20} {count:>9}" for name, count in sorted(served.items())]
     for name, meaning in VIOLATIONS.items():
         found = case.found[name]
         lines.append(f"{name:20} {len(found):>9}   {meaning}")
