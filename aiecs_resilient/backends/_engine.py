@@ -148,11 +148,13 @@ def _repeat(tables: Tables, known: RecordRow, mutation: Mutation) -> Applied | S
     else:
         theirs, mine = (mutation.rank, mutation.stamp), (known.rank, known.stamp)
         if theirs > mine:
-            if known.stamp != mutation.stamp:
-                _restamp(tables, known, mutation)
+            _redo(tables, known, mutation)
             known.stamp, known.rank, known.answer = mutation.stamp, mutation.rank, mutation.answer
-        # The peer evidently has it. Only if it stands there under a losing stamp must it still hear of ours.
+        # The peer evidently has it. Only if it stands there under a losing stamp must it still hear of ours,
+        # also if ours did nothing: then the peer has something to withdraw.
         known.marked = theirs < mine
+        if known.marked and known.effect is None:
+            known.effect = NOTHING
         tables.save_record(known)
     return Applied(
         stamp=known.stamp,
@@ -387,8 +389,7 @@ def _incarnation(tables: Tables, row: KeyRow, m: Mutation, effect: Mapping[str, 
 
 
 def _touch(session: SessionRow, m: Mutation) -> None:
-    if m.stamp > session.touched[0]:
-        session.touched = (m.stamp, m.occurred_at)
+    session.touched = max(session.touched, (m.stamp, m.occurred_at))
 
 
 def _choose_current(tables: Tables, row: KeyRow) -> None:
@@ -426,40 +427,60 @@ def _renew_expiry(row: KeyRow, kind: str, expires_at: int) -> None:
 # ---------------------------------------------------------------------- one operation, two stamps
 
 
-def _restamp(tables: Tables, known: RecordRow, winner: Mutation) -> None:
-    """Move what a record did to the stamp that won. Its effect stays: an increment still counts once."""
-    effect = winner.body if winner.body.keys() - {"dead"} else effect_of(tables, known) or NOTHING
+def _redo(tables: Tables, known: RecordRow, winner: Mutation) -> None:
+    """Both stores accepted it and the other one's version counts: withdraw what ours did, then do theirs, under their stamp.
+
+    The two may differ in more than the stamp: an increment may have counted in another incarnation, or not at all.
+    """
     row = tables.load_key()
     row.clock = max(row.clock, winner.stamp)
-    if effect:
-        match known.kind:
-            case Kind.UPDATE | Kind.END:
-                _restamp_session(tables, winner, effect["inc"], known.op_id)
-            case Kind.CHECKPOINT:
-                held = tables.load_checkpoint(effect["ns"], effect["id"])
-                if held is not None and held.op_id == known.op_id:
-                    tables.save_checkpoint(effect["ns"], effect["id"], replace(held, stamp=0))
-                _checkpoint(tables, row, winner, effect)
-            case Kind.WRITES:
-                held = tables.load_writes(effect["ns"], effect["id"], effect["task"])
-                if held is not None and held.op_id == known.op_id:
-                    tables.save_writes(effect["ns"], effect["id"], effect["task"], replace(held, stamp=0))
-                _writes(tables, row, winner, effect)
-            case kind:
-                _MERGE[kind](tables, row, winner, effect)
+    theirs = winner.body.keys() - {"dead"}
+    if known.kind not in VALUE_KINDS:
+        _withdraw(tables, known)
+        known.effect = winner.body
+        if theirs:
+            _MERGE[known.kind](tables, row, winner, winner.body)
+    elif effect := winner.body if theirs else effect_of(tables, known):
+        _withdraw_value(tables, known.op_id, known.kind, effect)
+        _MERGE[known.kind](tables, row, winner, effect)
     tables.save_key(row)
 
 
-def _restamp_session(tables: Tables, winner: Mutation, inc: str, op_id: str) -> None:
-    session = tables.load_session(inc)
+def _withdraw(tables: Tables, known: RecordRow) -> None:
+    """Take back what an update, an end or a prune did here; a create or a delete is overwritten by its winner."""
+    effect = known.effect
+    if not effect:
+        return
+    if known.kind == Kind.PRUNE:
+        for id in effect["ids"]:
+            _withdraw_value(tables, known.op_id, Kind.CHECKPOINT, {"ns": effect["ns"], "id": id})
+    session = tables.load_session(effect["inc"]) if known.kind in (Kind.UPDATE, Kind.END) else None
     if session is None:
         return
-    for name, (stamp, setter, value) in session.fields.items():
-        session.fields[name] = (winner.stamp if setter == op_id else stamp, setter, value)
-    if session.ended is not None and session.ended[1] == op_id:
-        session.ended = (winner.stamp, *session.ended[1:])
-    _touch(session, winner)
+    if known.kind == Kind.UPDATE:
+        session.requests -= effect["requests"]
+        session.time_us -= effect["time_us"]
+        session.errors -= effect["errors"]
+        session.fields = {name: held for name, held in session.fields.items() if held[1] != known.op_id}
+    elif session.ended is not None and session.ended[1] == known.op_id:
+        session.ended = None
+    if session.touched[0] == known.stamp:  # the best that is still known of who touched it last
+        stamps = [held[0] for held in session.fields.values()]
+        stamps += [] if session.ended is None else [session.ended[0]]
+        session.touched = (max(stamps, default=session.created or 0), session.touched[1])
     tables.save_session(session)
+
+
+def _withdraw_value(tables: Tables, op_id: str, kind: str, effect: Mapping[str, Any]) -> None:
+    """Put the row that this operation made below every other stamp, so that its winner finds the place free."""
+    if kind == Kind.CHECKPOINT:
+        held = tables.load_checkpoint(effect["ns"], effect["id"])
+        if held is not None and held.op_id == op_id:
+            tables.save_checkpoint(effect["ns"], effect["id"], replace(held, stamp=0))
+    elif kind == Kind.WRITES:
+        held = tables.load_writes(effect["ns"], effect["id"], effect["task"])
+        if held is not None and held.op_id == op_id:
+            tables.save_writes(effect["ns"], effect["id"], effect["task"], replace(held, stamp=0))
 
 
 # ---------------------------------------------------------------------- records that refer to their row

@@ -69,11 +69,16 @@ class Settler:
         self._task = spawn(self._run(), name="aiecs dual_write settler")
 
     async def stop(self) -> None:
+        """Close what waits, and end."""
+        await self.abandon()
+        await self.flush()
+
+    async def abandon(self) -> None:
+        """End without flushing, as a crash would: the marks stay open."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        await self.flush()
 
     def add(self, source: Backend, refs: list[RecordRef]) -> None:
         """The peer of ``source`` has these."""

@@ -365,11 +365,11 @@ class DualWrite(RecordingBackend):
                 behind = key is not None and context.clock < self._seen.get(key, 0)
                 if behind and self._router.route != route:
                     continue
-                if behind or (not leader.complete and absent(answer)):
+                if behind or not leader.complete:
                     wait = min(context.remaining() or self._patience, self._patience)
                     if not leader.complete and await self._router.caught_up(leader, wait):
                         continue
-                    self._doubt(context, leader, behind)
+                    self._doubt(context, leader, behind=behind, refuse=behind or absent(answer))
                 if key is not None:
                     self._saw(key, context.clock)
                 return answer
@@ -396,11 +396,11 @@ class DualWrite(RecordingBackend):
         finally:
             context.deadline = limit
 
-    def _doubt(self, context: OperationContext, leader: Leg, behind: bool) -> None:
-        """The answer may lack operations: say so, one way or the other."""
+    def _doubt(self, context: OperationContext, leader: Leg, *, behind: bool, refuse: bool) -> None:
+        """The answer may lack operations: it is flagged; "not found", or less than was seen before, is refused."""
         context.stale = True
         telemetry.event(telemetry.ANSWER_STALE, store=leader.name, behind=behind)
-        if not self._flag_incomplete:
+        if refuse and not self._flag_incomplete:
             what = (
                 "is behind what this process has seen of it"
                 if behind
