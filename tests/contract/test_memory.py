@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aiecs_resilient.backends.memory import MemoryStorageBackend
-from aiecs_resilient.testing.contract import StorageContract
+from aiecs_resilient.testing.contract import ReplicaContract, StorageContract
 
 
-class TestMemory(StorageContract):
+class TestMemory(StorageContract, ReplicaContract):
     """The memory backend keeps the whole contract."""
 
     @pytest.fixture

@@ -19,18 +19,20 @@ from __future__ import annotations
 import pytest
 
 _TOPICS = ("_base", "sessions", "conversations", "checkpoints", "task_contexts", "identity", "ids", "values",
-           "lifecycle", "concurrency", "listing")  # fmt: skip
+           "lifecycle", "concurrency", "listing", "_mutations", "replication", "convergence")  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{topic}" for topic in _TOPICS))  # before they are imported
 
 # ruff: noqa: E402
 from ._base import ContractBase
 from .checkpoints import CheckpointContract, PendingWritesContract
 from .concurrency import ConcurrencyContract
+from .convergence import ConvergenceContract
 from .conversations import ConversationContract
 from .identity import IdentityContract
 from .ids import HOSTILE_IDS, IdContract
 from .lifecycle import LifecycleContract
 from .listing import DeletionContract, ListingContract
+from .replication import ReplicationContract
 from .sessions import SessionContract
 from .task_contexts import TaskContextContract
 from .values import ValueContract
@@ -53,11 +55,16 @@ class StorageContract(
     """Everything an application may rely on, whatever it is made of."""
 
 
+class ReplicaContract(ReplicationContract, ConvergenceContract):
+    """What ``dual_write`` relies on in each of its two stores. For stores, not for chains."""
+
+
 __all__ = [
     "HOSTILE_IDS",
     "CheckpointContract",
     "ConcurrencyContract",
     "ContractBase",
+    "ConvergenceContract",
     "ConversationContract",
     "DeletionContract",
     "IdContract",
@@ -65,6 +72,8 @@ __all__ = [
     "LifecycleContract",
     "ListingContract",
     "PendingWritesContract",
+    "ReplicaContract",
+    "ReplicationContract",
     "SessionContract",
     "StorageContract",
     "TaskContextContract",
