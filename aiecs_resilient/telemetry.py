@@ -231,18 +231,30 @@ current: Final = Current(trace.get_tracer(SCOPE), Instruments(metrics.get_meter(
 """At first OpenTelemetry's global providers, whatever the application makes of them, now or later."""
 
 
+_global: Final = (current.tracer, current.instruments)
+_uses: list[tuple[trace.Tracer | None, Instruments | None]] = []
+
+
 def use(*, tracer: trace.Tracer | None = None, meter: metrics.Meter | None = None) -> Callable[[], None]:
-    """Send spans or measurements elsewhere than to the global providers; returns how to undo that."""
-    before = current.tracer, current.instruments
-    if tracer is not None:
-        current.tracer = tracer
-    if meter is not None:
-        current.instruments = Instruments(meter)
+    """Send spans or measurements elsewhere than to the global providers; returns how to undo that, in any order."""
+    mine = (tracer, None if meter is None else Instruments(meter))
+    _uses.append(mine)
+    _choose()
 
     def undo() -> None:
-        current.tracer, current.instruments = before
+        for place, held in enumerate(_uses):
+            if held is mine:
+                del _uses[place]
+                break
+        _choose()
 
     return undo
+
+
+def _choose() -> None:
+    """The latest use that is not undone counts."""
+    current.tracer = next((tracer for tracer, _ in reversed(_uses) if tracer is not None), _global[0])
+    current.instruments = next((found for _, found in reversed(_uses) if found is not None), _global[1])
 
 
 # ------------------------------------------------------------------ reporting
