@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import ParamSpec, TypeVar
 
 import pytest
@@ -16,6 +17,8 @@ from aiecs_resilient import telemetry
 from aiecs_resilient.backends.memory import MemoryStorageBackend
 from aiecs_resilient.layers import UniformLayer
 from aiecs_resilient.operations import Operation, OperationContext, begin, finish
+
+from .virtual_time import VirtualLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,3 +79,21 @@ def measured() -> Iterator[InMemoryMetricReader]:
     yield reader
     undo()
     provider.shutdown()
+
+
+@pytest.fixture
+def events() -> Iterator[list[telemetry.Event]]:
+    """What the layers report during the test."""
+    told: list[telemetry.Event] = []
+    stop = telemetry.subscribe(told.append)
+    yield told
+    stop()
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Function,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Modules that say ``VIRTUAL_TIME = True`` run on a clock that jumps from timer to timer."""
+    if getattr(item.module, "VIRTUAL_TIME", False):
+        return {"virtual": VirtualLoop}
+    return {"real": asyncio.new_event_loop}
