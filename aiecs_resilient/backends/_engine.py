@@ -447,14 +447,16 @@ def _redo(tables: Tables, known: RecordRow, winner: Mutation) -> None:
 
 
 def _withdraw(tables: Tables, known: RecordRow) -> None:
-    """Take back what an update, an end or a prune did here; a create or a delete is overwritten by its winner."""
+    """Take back what a record did here, as far as its winner will not overwrite it anyway."""
     effect = known.effect
     if not effect:
         return
     if known.kind == Kind.PRUNE:
         for id in effect["ids"]:
             _withdraw_value(tables, known.op_id, Kind.CHECKPOINT, {"ns": effect["ns"], "id": id})
-    session = tables.load_session(effect["inc"]) if known.kind in (Kind.UPDATE, Kind.END) else None
+    if known.kind not in (Kind.CREATE, Kind.UPDATE, Kind.END):
+        return
+    session = tables.load_session(known.op_id if known.kind == Kind.CREATE else effect["inc"])
     if session is None:
         return
     if known.kind == Kind.UPDATE:
@@ -467,7 +469,8 @@ def _withdraw(tables: Tables, known: RecordRow) -> None:
     if session.touched[0] == known.stamp:  # the best that is still known of who touched it last
         stamps = [held[0] for held in session.fields.values()]
         stamps += [] if session.ended is None else [session.ended[0]]
-        session.touched = (max(stamps, default=session.created or 0), session.touched[1])
+        stamps += [] if known.kind == Kind.CREATE else [session.created or 0]
+        session.touched = (max(stamps, default=0), session.touched[1])
     tables.save_session(session)
 
 
