@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import ClassVar, ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar, cast
 
 from .assembly import Chain, build
 from .clock import spawn
@@ -51,6 +51,7 @@ class Storage(UniformLayer):
         self._source = source
         self._live = _Live(build(source, registry=registry))
         self._open = False
+        self._stop_telemetry: Callable[[], None] | None = None
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         super().__init__(self._live.chain.backend)
@@ -66,16 +67,28 @@ class Storage(UniformLayer):
     # ------------------------------------------------------------------ lifecycle
 
     async def initialize(self) -> bool:
-        if not self._open:
-            _set_up_observability(self.plan)
-        self._open = await self._live.chain.backend.initialize()
+        if self._stop_telemetry is None:
+            self._stop_telemetry = _set_up_observability(self.plan)
+        try:
+            self._open = await self._live.chain.backend.initialize()
+        except BaseException:
+            await self._end_telemetry()
+            raise
         return self._open
 
     async def close(self) -> None:
         self._open = False
         if self._retiring:
             await asyncio.wait(self._retiring)
-        await self._live.chain.close()
+        try:
+            await self._live.chain.close()
+        finally:
+            await self._end_telemetry()
+
+    async def _end_telemetry(self) -> None:
+        stop, self._stop_telemetry = self._stop_telemetry, None
+        if stop is not None:
+            await asyncio.to_thread(stop)  # sends what is left, which may take a while
 
     async def health_check(self) -> Json:
         return await self._counted(self.inner.health_check)
@@ -167,14 +180,15 @@ def _keywords(plan: Plan) -> dict[str, object] | None:
     return {name: value.value for name, value in plan.observability.items() if value.place is not None}
 
 
-def _set_up_observability(plan: Plan) -> None:
+def _set_up_observability(plan: Plan) -> Callable[[], None] | None:
     keywords = _keywords(plan)
-    if keywords is not None:
-        from .configuration.options import Call
-        from .observability import setup_observability  # brings the SDK: only who asks for it pays for it
+    if keywords is None:
+        return None
+    from .configuration.options import Call
+    from .observability import ObservabilityOptions, setup_observability  # only who asks for it pays for it
 
-        set_up: Call = setup_observability
-        set_up(**keywords)
+    options = cast("Call", ObservabilityOptions)
+    return setup_observability(cast("ObservabilityOptions", options(**keywords)))
 
 
 def open_storage(source: Source, *, registry: Registry | None = None) -> Storage:

@@ -84,7 +84,7 @@ class Plan:
 
     Attributes:
         source: the file's name, or what stands for a mapping.
-        observability: keywords for ``setup_observability``, None if the section is absent.
+        observability: keywords for ``ObservabilityOptions``, None if the section is absent.
     """
 
     source: str

@@ -297,9 +297,9 @@ class _Reader:
         if not isinstance(entry.node, Table):
             self._problems.add(entry.node.place, f"observability must be a mapping, not {show(entry.node)}")
             return None
-        from ..observability import setup_observability  # only a file that asks for it pays for it
+        from ..observability import ObservabilityOptions  # only a file that asks for it pays for it
 
-        return options_of(setup_observability).read("observability", entry.node, self._problems)
+        return options_of(ObservabilityOptions).read("observability", entry.node, self._problems)
 
 
 __all__ = ["Source", "read_plan"]

@@ -88,9 +88,9 @@ def _backends(registry: Registry) -> list[JsonSchema]:
 
 
 def _observability() -> JsonSchema:
-    from ..observability import setup_observability
+    from ..observability import ObservabilityOptions
 
-    return _object(options_of(setup_observability), setup_observability.__doc__)
+    return _object(options_of(ObservabilityOptions), ObservabilityOptions.__doc__)
 
 
 def _object(options: Options, doc: str | None) -> JsonSchema:
