@@ -167,7 +167,7 @@ class CircuitBreaker(UniformLayer):
             "slow": totals.slow,
             "opened": state.opened,
             "refused": state.refused,
-            "probe_in": state.probe_in(now),
+            "probe_in": None if state.phase is Phase.CLOSED else state.probe_in(now),
         }
 
     # ------------------------------------------------------------------ the way of every call

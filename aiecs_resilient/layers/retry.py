@@ -208,6 +208,8 @@ class _Repeats:
             return False
         self._asked += error.attempts
         self._context.attempts += error.attempts
+        if not error.attempts and self._number > 1:  # refused on the way: the store did not bear this repeat
+            self._layer.state.give_back()
         self._maybe_applied |= error.outcome == "unknown"
         if not error.transient or error.final:
             return False

@@ -28,6 +28,13 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class LateAnswer:
+    """Do it at once, answer after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Late:
     """Wait, then fail, having done nothing."""
 
@@ -40,7 +47,7 @@ class Hang:
 
 
 OK = None
-Step = BaseException | Delay | Late | Lost | Hang | type[Hang] | None
+Step = BaseException | Delay | Late | LateAnswer | Lost | Hang | type[Hang] | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,10 @@ class Scripted(UniformLayer):
                 case Lost():
                     await call(*args, **kwargs)
                     raise step.error
+                case LateAnswer():
+                    answer = await call(*args, **kwargs)
+                    await asyncio.sleep(step.seconds)
+                    return answer
                 case Hang() | type():
                     await asyncio.Event().wait()
                 case _:
