@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..errors import ConfigurationError
+from .secrets import redact
 
 MAX_REPORTED = 50
 
@@ -42,7 +43,7 @@ class Problem:
     fix: str | None = None
 
     def __str__(self) -> str:
-        parts = [f"{self.place}: {self.message}"]
+        parts = [f"{self.place}: {redact(self.message)}"]  # a name may be a misplaced address
         if self.allowed:
             parts.append(f"allowed: {', '.join(self.allowed)}")
         if self.nearest is not None:

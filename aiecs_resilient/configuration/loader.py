@@ -71,20 +71,19 @@ def read_text(path: Path) -> str:
 
 def load_text(text: str, name: str, problems: Problems, environment: Mapping[str, str]) -> Node:
     """The nodes of YAML text; ``name`` is how errors call the file."""
-    composer = _Composer(text, name)
     try:
-        root = composer.get_single_node()
+        root = _Composer(text, name).get_single_node()
     except yaml.MarkedYAMLError as error:
-        raise InvalidConfigurationError(
-            [Problem(_place(name, error.problem_mark), _syntax(error))]
-        ) from error
+        place = _place(name, error.problem_mark)
+        line = text.splitlines()[place.line - 1 : place.line]
+        bare = bool(line) and line[0][place.column - 2 : place.column] == "${"
+        fix = 'inside { } or [ ] a variable needs quotes: "${NAME}"' if bare else None
+        raise InvalidConfigurationError([Problem(place, _syntax(error), fix=fix)]) from error
     except ReaderError as error:
         before = text[: error.position]
         place = Place(name, before.count("\n") + 1, error.position - before.rfind("\n"))
         message = f"character #x{ord(text[error.position]):04x} is not allowed in YAML"
         raise InvalidConfigurationError([Problem(place, message)]) from error
-    finally:
-        composer.dispose()
     if root is None:
         message = "is empty: a configuration has `backends` and a `pipeline`"
         raise InvalidConfigurationError([Problem(Place(name, 1, 1), message)])
@@ -109,9 +108,12 @@ class _Composer(yaml.SafeLoader):
             self._refuse(event, f"tags such as {tag!r} are not allowed")
         self._depth += 1
         try:
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
         finally:
             self._depth -= 1
+        if tag is not None and isinstance(node, yaml.ScalarNode):
+            node.style = '"'  # a text by its tag is a text like a quoted one
+        return node
 
     def _refuse(self, event: yaml.Event, message: str) -> None:
         raise InvalidConfigurationError([Problem(_place(self.name, event.start_mark), message)])
@@ -142,8 +144,7 @@ class _Builder:
             )
         above = (*above, id(node))
         if isinstance(node, yaml.ScalarNode):
-            plain = node.style is None and node.tag != "tag:yaml.org,2002:str"
-            return self._scalar(node.value, plain, place)
+            return self._scalar(node.value, node.style is None, place)
         if isinstance(node, yaml.SequenceNode):
             return Items(place, tuple(self.from_yaml(item, name, above) for item in node.value))
         entries: dict[str, Entry] = {}

@@ -12,7 +12,9 @@ from .secrets import is_secret_name, redact
 Plain = str | int | float | bool | None
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(
+    r"[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
+)
 _WORDS: dict[str, Plain] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _LONGEST_SHOWN = 60
 
@@ -116,4 +118,6 @@ def show(node: Node, name: str = "") -> str:
                 return "what is written there"
             text = redact(node.text)
             text = text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+            if isinstance(node.value, str) and not isinstance(resolve(text), str):
+                return f"the text {text!r} (without its quotes it would be none)"
             return repr(text)

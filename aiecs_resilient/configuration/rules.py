@@ -279,13 +279,12 @@ def _legs(pipeline: PipelinePlan) -> Iterator[Finding]:
     for branch, leg in branches.items():
         if pipeline.layers[-1].name == "dual_write":
             for route, backend in leg.routes():
-                yield from _leg(branch, route, backend)
+                yield from _leg(branch, leg.place, route, backend)
         yield from _legs(leg)
 
 
-def _leg(branch: str, route: Route, backend: BackendPlan) -> Iterator[Finding]:
+def _leg(branch: str, place: Place, route: Route, backend: BackendPlan) -> Iterator[Finding]:
     names, what = _names(route), f"the {branch} leg ({backend.name!r}, {backend.type})"
-    place = route[0].place if route else backend.place
     if not _honours_op_id(backend):
         yield Finding(FOREIGN_LEG, place, f"{what} knows no op_id")
     if backend.entry.durability == "volatile":

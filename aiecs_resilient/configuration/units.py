@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import re
 
-DURATION_PATTERN = r"^\d+(\.\d+)?\s*(us|ms|s|m|h|d)$"
-SIZE_PATTERN = r"^\d+(\.\d+)?\s*(B|KB|KiB|MB|MiB|GB|GiB)$"
+DURATION_PATTERN = r"^[0-9]+(\.[0-9]+)? ?(us|ms|s|m|h|d)$"
+SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)? ?(B|KB|KiB|MB|MiB|GB|GiB)$"
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _BYTES = {"B": 1, "KB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
-_PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_PARTS = re.compile(r"([0-9.]+) ?([A-Za-z]+)")
 
 
 def parse_duration(text: str) -> float:
     """Seconds; ValueError if the text is no duration. Units are told apart by case as everywhere: ``m`` is a minute."""
-    if re.match(DURATION_PATTERN, text) is None:
-        raise ValueError("not a duration")
-    number, unit = _PARTS.fullmatch(text).groups()  # type: ignore[union-attr]  # the pattern above is the stricter one
+    number, unit = _split(text, DURATION_PATTERN, "a duration")
     if unit == "ms":
-        return float(number) / 1_000  # exact where multiplying by 0.001 is not
-    return float(number) * _SECONDS[unit]
+        return number / 1_000  # exact where multiplying by 0.001 is not
+    return number * _SECONDS[unit]
 
 
 def parse_size(text: str) -> int:
     """Bytes; ValueError if the text is no size or not a whole number of bytes."""
-    if re.match(SIZE_PATTERN, text) is None:
-        raise ValueError("not a size")
-    number, unit = _PARTS.fullmatch(text).groups()  # type: ignore[union-attr]
-    size = float(number) * _BYTES[unit]
+    number, unit = _split(text, SIZE_PATTERN, "a size")
+    size = number * _BYTES[unit]
     if not size.is_integer():
         raise ValueError("not a whole number of bytes")
     return int(size)
+
+
+def _split(text: str, pattern: str, what: str) -> tuple[float, str]:
+    parts = _PARTS.fullmatch(text)
+    if parts is None or re.fullmatch(pattern, text) is None:
+        raise ValueError(f"not {what}")
+    return float(parts[1]), parts[2]
 
 
 def format_duration(seconds: float) -> str:
