@@ -24,6 +24,8 @@ from ..records import Route
 from ._legs import Completeness, Leg
 from ._replication import pages, replay
 
+_HANDOVER_WAIT = 0.02  # seconds between two looks while another process hands the lead over
+
 
 class Router:
     """The route as this process knows it, and the supervisor that keeps it true.
@@ -122,6 +124,7 @@ class Router:
         self._led_since = monotonic()
         try:
             await self._catch_up()
+            await self._fail_back()
         except StorageError as error:
             telemetry.event(telemetry.RECONCILE_FAILED, error=str(error))
         self._task = spawn(self._supervise(), name="aiecs dual_write supervisor")
@@ -158,13 +161,17 @@ class Router:
 
     # ------------------------------------------------------------------ takeover
 
-    async def refresh(self) -> bool:
-        """A store refused our epoch: look again. True if the route has changed."""
-        before = self.route
-        async with self._lock:  # while a hand-over is under way this waits for its end
-            if self.route == before:
-                await self._look()
-        return self.route != before
+    async def refresh(self, refused: Route, seconds: float) -> None:
+        """A store refused this route: wait until there is another, or until its leader has been told that it leads."""
+        limit = monotonic() + seconds
+        while True:
+            async with self._lock:  # while a hand-over is under way this waits for its end
+                if self.route == refused:
+                    await self._look()
+            if self.route != refused or self._told(self.leader) or monotonic() >= limit:
+                return
+            self.wake()
+            await asyncio.sleep(_HANDOVER_WAIT)
 
     async def take_over(self, failed: Route, cause: StorageError) -> None:
         """The leader of ``failed`` is unavailable: let the other store lead, for all processes.
@@ -290,7 +297,7 @@ class Router:
         leader = self.leader
         if not all(leg.up and leg.state is not None for leg in self.legs):
             return
-        told = leader.state is not None and leader.state.route.epoch >= self.route.epoch
+        told = self._told(leader)
         if told:
             settled = monotonic() - self._led_since >= self._dwell
             if leader is self.primary or not (settled and self.primary.complete):
@@ -302,6 +309,10 @@ class Router:
                 await self._hand_over(self.primary if told else leader)
         finally:
             self._gate.set()
+
+    def _told(self, leg: Leg) -> bool:
+        """Does the store itself hold the current route? If not, a hand-over to it stopped midway, or it came back empty."""
+        return leg.state is not None and leg.state.route.epoch >= self.route.epoch
 
     async def _hand_over(self, new: Leg) -> None:
         old = self.peer_of(new)

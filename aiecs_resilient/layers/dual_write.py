@@ -66,7 +66,6 @@ from ._routing import Router
 T = TypeVar("T")
 _ROUTE_CHANGES = 4  # within one operation; more means that the lead flaps faster than a call takes
 _MARGIN = 0.01  # seconds before the deadline at which a call settles for what it has
-_HANDOVER_WAIT = 0.02  # seconds between two tries while another process hands the lead over
 
 
 class DualWrite(RecordingBackend):
@@ -192,6 +191,7 @@ class DualWrite(RecordingBackend):
         for rank in range(_ROUTE_CHANGES):
             await self._router.passable()
             route, leader = self._router.route, self._router.leader
+            self._require_durable(leader, self._router.peer_of(leader), maybe_applied)
             staged = [self._staged(mutations[index], route, leader, rank) for index in open_items]
             start = monotonic()
             try:
@@ -216,10 +216,11 @@ class DualWrite(RecordingBackend):
             maybe_applied |= any(
                 moved and isinstance(answer, Applied) for answer, moved in zip(answers, stale, strict=True)
             )
-            if not await self._router.refresh():
-                await asyncio.sleep(_HANDOVER_WAIT)
-        message = f"the lead moved {_ROUTE_CHANGES} times during this write; try again ({problem})"
-        raise _settle_outcome(StorageConnectionError(message), maybe_applied) from problem
+            await self._router.refresh(route, self._patience)
+        raise StorageConnectionError(
+            f"the lead moved {_ROUTE_CHANGES} times during this write; try again ({problem})",
+            outcome="unknown" if maybe_applied else "not_applied",
+        ) from problem
 
     def _staged(self, mutation: Mutation, route: Route, leader: Leg, rank: int) -> Mutation:
         proposal = max(mutation.stamp, self._seen.get(mutation.key, 0) + 1)
@@ -229,7 +230,6 @@ class DualWrite(RecordingBackend):
         self, context: OperationContext, leader: Leg, staged: Sequence[Mutation]
     ) -> list[Applied | StorageError]:
         """The leader's part, in at most half of what is left of the deadline: a hung leader must leave time for the other."""
-        self._require_durable(leader, self._router.peer_of(leader))
         limit, start = context.deadline, monotonic()
         if limit is None:
             return await leader.backend.apply(staged)
@@ -255,14 +255,14 @@ class DualWrite(RecordingBackend):
             _settle_outcome(error, maybe_applied)
             raise
 
-    def _require_durable(self, leader: Leg, follower: Leg) -> None:
+    def _require_durable(self, leader: Leg, follower: Leg, maybe_applied: bool) -> None:
         """An acknowledgement must not rest on a store that forgets everything when it is restarted."""
         if leader.durability >= self._floor or (follower.up and follower.durability >= self._floor):
             return
         raise StorageConnectionError(
             f"only {leader} can take the write, and what it holds survives {leader.durability.name.lower()} failures at most; "
             f"durable_at_least is {self._floor.name.lower()}",
-            outcome="not_applied",
+            outcome="unknown" if maybe_applied else "not_applied",
             backend=leader.name,
         )
 
@@ -597,8 +597,7 @@ def _nothing(answer: object) -> bool:
     return answer is None or answer == []
 
 
-def _settle_outcome(error: StorageError, maybe_applied: bool) -> StorageError:
+def _settle_outcome(error: StorageError, maybe_applied: bool) -> None:
     """``not_applied`` only if every attempt on every leg was (R10)."""
     if maybe_applied:
         error.outcome = "unknown"
-    return error
