@@ -1,6 +1,7 @@
 """A layer that fails, waits and lies as it is told: each call takes the next step of its script, then passes to the store."""
 
 import asyncio
+import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Scripted(UniformLayer):
                 context.deadline if context else None,
             )
         )
-        step = self.script.popleft() if self.script else self.then
+        step = self.script.popleft() if self.script else copy.deepcopy(self.then)  # an error is written on
         try:
             match step:
                 case BaseException():
