@@ -140,3 +140,8 @@ async def read_postgresql(url: str) -> Holding:
     finally:
         await connection.close()
     return held
+
+
+async def read_redis(url: str) -> Holding:
+    """Everything in Redis or Valkey."""
+    raise NotImplementedError(url)

@@ -102,10 +102,10 @@ class Conductor:
             StuckError: the primary was back, and did not lead again within :data:`STEP_LIMIT` seconds.
         """
         for phase in PHASES:
-            if not phase.outage:  # a return counts from when the server serves
+            if phase.fault is Fault.RESTART:  # it counts from when the server serves again
                 await self._inflict(phase.fault)
             span = self._begin(phase)
-            if phase.outage:  # an outage counts from when it is inflicted
+            if phase.fault is not Fault.RESTART:  # a signal counts from when it is sent
                 await self._inflict(phase.fault)
             try:
                 if phase.until_healthy:
