@@ -10,10 +10,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from .configuration.errors import InvalidConfigurationError, Place, Problem
-from .configuration.models import BackendPlan, LayerPlan, PipelinePlan, Plan
+from .configuration.models import BackendPlan, LayerPlan, ObservabilityPlan, PipelinePlan, Plan
 from .configuration.options import Value
 from .configuration.reader import Source, read_plan
 from .configuration.rules import check_order
@@ -21,6 +21,9 @@ from .configuration.secrets import redact
 from .interface import Backend, IStorageBackend
 from .layers._base import Layer
 from .registry import Build, Registry
+
+if TYPE_CHECKING:
+    from .observability import ObservabilityOptions
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Chain:
         backend: the outermost layer.
         states: what its layers want to find again after a reload, by path.
         stores: by name.
+        observability: what is to be set up before the chain is opened, if the configuration asks for it.
     """
 
     plan: Plan
@@ -77,6 +81,7 @@ class Chain:
     states: dict[str, object] = field(default_factory=dict[str, object])
     stores: dict[str, Store] = field(default_factory=dict[str, Store])
     leases: list[Lease] = field(default_factory=list[Lease])
+    observability: ObservabilityOptions | None = None
 
     async def close(self) -> None:
         """Close it from the top. Its hold on the stores ends even where a layer did not get so far as to open."""
@@ -99,7 +104,18 @@ def assemble(plan: Plan, *, previous: Chain | None = None) -> Chain:
     """The chain of a validated plan; state and unchanged stores of ``previous`` are taken over."""
     builder = _Builder(previous)
     backend = builder.pipeline(plan.pipeline)
-    return Chain(plan, backend, builder.states, builder.stores, builder.leases)
+    return Chain(
+        plan, backend, builder.states, builder.stores, builder.leases, _observability(plan.observability)
+    )
+
+
+def _observability(section: ObservabilityPlan | None) -> ObservabilityOptions | None:
+    if section is None:
+        return None
+    from .observability import ObservabilityOptions  # only a file that asks for it pays for it
+
+    made = _construct(ObservabilityOptions, "observability", section.place, (), _values(section.options))
+    return cast("ObservabilityOptions", made)
 
 
 class _Builder:

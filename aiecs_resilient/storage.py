@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import ClassVar, ParamSpec, TypeVar, cast
+from typing import ClassVar, ParamSpec, TypeVar
 
 from .assembly import Chain, build
 from .clock import spawn
@@ -67,13 +67,18 @@ class Storage(UniformLayer):
     # ------------------------------------------------------------------ lifecycle
 
     async def initialize(self) -> bool:
-        if self._stop_telemetry is None:
-            self._stop_telemetry = _set_up_observability(self.plan)
+        if self._open:
+            return True
+        asked = self._live.chain.observability
+        if asked is not None and self._stop_telemetry is None:
+            from .observability import setup_observability  # brings the SDK: only who asks for it pays for it
+
+            self._stop_telemetry = setup_observability(asked)
         try:
             self._open = await self._live.chain.backend.initialize()
-        except BaseException:
-            await self._end_telemetry()
-            raise
+        finally:
+            if not self._open:  # nobody closes what was never open
+                await self.close()
         return self._open
 
     async def close(self) -> None:
@@ -117,10 +122,9 @@ class Storage(UniformLayer):
                     await chain.close()
                     raise
             self._take(chain, wanted)
-            if _keywords(chain.plan) != _keywords(old.chain.plan):
+            if chain.observability != old.chain.observability:
                 _log.warning(
-                    "%s: a changed `observability` takes effect when the process starts anew",
-                    chain.plan.source,
+                    "%s: a changed `observability` takes effect at the next start", chain.plan.source
                 )
             retire = spawn(_retire(old, drain_seconds), name="aiecs-retire-chain")
             self._retiring.add(retire)
@@ -172,23 +176,6 @@ async def _retire(live: _Live, drain_seconds: float) -> None:
         await live.chain.close()
     except Exception:  # noqa: BLE001  # the new chain is in use: this must not look like a failed reload
         _log.warning("a replaced chain could not be closed cleanly", exc_info=True)
-
-
-def _keywords(plan: Plan) -> dict[str, object] | None:
-    if plan.observability is None:
-        return None
-    return {name: value.value for name, value in plan.observability.items() if value.place is not None}
-
-
-def _set_up_observability(plan: Plan) -> Callable[[], None] | None:
-    keywords = _keywords(plan)
-    if keywords is None:
-        return None
-    from .configuration.options import Call
-    from .observability import ObservabilityOptions, setup_observability  # only who asks for it pays for it
-
-    options = cast("Call", ObservabilityOptions)
-    return setup_observability(cast("ObservabilityOptions", options(**keywords)))
 
 
 def open_storage(source: Source, *, registry: Registry | None = None) -> Storage:

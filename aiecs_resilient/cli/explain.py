@@ -42,7 +42,9 @@ def draw(plan: Plan) -> Tree:
 
     tree = Tree(Text(plan.source, style="bold"))
     if plan.observability is not None:
-        _options(tree.add(Text("observability", style="magenta")), plan.observability.values(), plan.source)
+        _options(
+            tree.add(Text("observability", style="magenta")), plan.observability.options.values(), plan.source
+        )
     _pipeline(tree, plan.pipeline, plan.source)
     return tree
 

@@ -79,6 +79,14 @@ class PipelinePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ObservabilityPlan:
+    """What to set up for traces, metrics and logs."""
+
+    options: dict[str, Value]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole configuration.
 
@@ -89,4 +97,4 @@ class Plan:
 
     source: str
     pipeline: PipelinePlan
-    observability: dict[str, Value] | None = None
+    observability: ObservabilityPlan | None = None

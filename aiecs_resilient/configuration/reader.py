@@ -11,9 +11,9 @@ from ..interface import Backend, IStorageBackend
 from ..registry import Build, Registry
 from .errors import Place, Problems
 from .loader import MAPPING, load, load_literal
-from .models import BackendPlan, LayerPlan, PipelinePlan, Plan
+from .models import BackendPlan, LayerPlan, ObservabilityPlan, PipelinePlan, Plan
 from .nodes import Entry, Items, Node, Scalar, Table, show
-from .options import Value, options_of
+from .options import options_of
 from .rules import check_order
 
 Source = str | os.PathLike[str] | Mapping[str, object]
@@ -290,7 +290,7 @@ class _Reader:
 
     # ------------------------------------------------------------------ observability
 
-    def _read_observability(self, root: Table) -> dict[str, Value] | None:
+    def _read_observability(self, root: Table) -> ObservabilityPlan | None:
         entry = root.entries.get("observability")
         if entry is None:
             return None
@@ -299,7 +299,8 @@ class _Reader:
             return None
         from ..observability import ObservabilityOptions  # only a file that asks for it pays for it
 
-        return options_of(ObservabilityOptions).read("observability", entry.node, self._problems)
+        options = options_of(ObservabilityOptions).read("observability", entry.node, self._problems)
+        return ObservabilityPlan(options, entry.place)
 
 
 __all__ = ["Source", "read_plan"]
