@@ -33,6 +33,7 @@ from ..records import (
     SessionRow,
     StoreState,
 )
+from ..units import Bytes, Count, Seconds
 from ._base import empty_metrics
 from ._engine import KeyRow, RecordRow, ValueRow, apply_one, effect_of
 from ._store import DEFAULT_CONTEXT_VERSIONS, DEFAULT_RETENTION_SECONDS, StoreBackend
@@ -175,11 +176,11 @@ class MemoryStorageBackend(StoreBackend):
         self,
         *,
         name: str = "memory",
-        session_ttl: float | None = None,
-        checkpoint_ttl: float | None = None,
-        retention: float = DEFAULT_RETENTION_SECONDS,
-        context_versions: int = DEFAULT_CONTEXT_VERSIONS,
-        max_value_bytes: int = 64 * 1024 * 1024,
+        session_ttl: Seconds | None = None,
+        checkpoint_ttl: Seconds | None = None,
+        retention: Seconds = DEFAULT_RETENTION_SECONDS,
+        context_versions: Count = DEFAULT_CONTEXT_VERSIONS,
+        max_value_bytes: Bytes = 64 * 1024 * 1024,
     ) -> None:
         super().__init__(
             name=name,
