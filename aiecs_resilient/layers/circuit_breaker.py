@@ -1,48 +1,4 @@
-"""``circuit_breaker``: a store that fails or crawls is left alone for a while, and its callers get an answer at once.
-
-Closed, it watches the last calls; when too many failed or were slow, it opens, and calls are refused in microseconds
-instead of each waiting for its time limit. After a jittered period that doubles while the store keeps failing, a few
-probes are let through (one, unless more are asked for), each on a lease; they decide whether it closes or opens again.
-
-What counts as a fault is the store's alone: a refused or lost connection, a time limit that struck, any other transient
-error of the store. A caller's mistake, a conflict, a refusal of our own and a cancelled call say nothing about the store
-and change nothing. A call that ran into the caller's deadline counts as slow if it had lasted that long. The call
-that trips the breaker raises its own error.
-
-It speaks aiobreaker's language: its listeners work (``add_listener``; ``breaker.state.state`` and ``current_state`` are its
-states), and the refusal is its ``CircuitBreakerError`` as well as our ``CircuitOpenError``, with ``retry_after``. Its engine
-is not used, because it lets everybody through half-open, takes late results for new ones and reads the wall clock.
-
-Place: inside ``retry``, so that each attempt counts and a refusal is not retried; outside ``timeout``, so that a hung call
-is a fault. One per store::
-
-    right   dual_write{primary: retry -> circuit_breaker -> timeout -> redis, fallback: ... -> postgresql}
-    wrong   circuit_breaker -> retry -> redis           three failures look like one
-    wrong   timeout -> circuit_breaker -> redis         a hung call is cancelled, which counts for nothing
-    wrong   circuit_breaker -> dual_write{...}          one store's faults would shut off both
-
-Options (a number is seconds; YAML may write ``250ms``, ``2s``):
-
-    failure_rate    0.5     share of failed calls at which it opens
-    slow_after      1 s     a call that takes this long is slow
-    slow_rate       0.9     share of slow calls at which it opens
-    minimum_calls   5       fewer are no reason to open
-    window_calls    20      how many calls it looks back
-    window_time             looks back so long instead
-    open_for        5 s     how long it refuses at first, give or take ``jitter``; doubled for each relapse
-    max_open_for    60 s    the most that becomes
-    jitter          0.2     share by which the period varies, so that processes do not probe in step
-    probes          1       calls let through half-open; all must succeed
-    probe_lease     10 s    a probe without a result after this long gives its place to another
-    mode            auto    ``open`` refuses all, ``closed`` never opens, ``observe`` only shows what it would do
-
-It is judged when a call fails or is slow, never on a good one. A relapse is opening again from half-open, or before it was
-closed for as long as it had been open.
-
-Events: ``breaker.opened``, ``breaker.half_opened``, ``breaker.closed``. Metrics: part ``circuit_breaker``, and the gauge
-``aiecs.breaker.state``. Health: ``degraded`` while it is not closed. ``repr``: ``<CircuitBreaker open, 3/5 failed, probe in 4.2 s>``.
-Cancellation passes untouched, counts for nothing, and frees the lease of a probe.
-"""
+"""circuit_breaker: a store that fails or crawls is left alone for a while, and its callers get an answer at once."""
 
 from __future__ import annotations
 
@@ -79,20 +35,46 @@ _log = logging.getLogger(telemetry.SCOPE)
 class CircuitBreaker(UniformLayer):
     """Refuses calls to a store that fails or crawls.
 
+    Closed, it watches the last calls; when too many failed or were slow, it opens, and calls are refused in microseconds
+    instead of each waiting for its time limit. After a jittered period that doubles at each relapse, a few probes are let
+    through, each on a lease; they decide whether it closes or opens again. It is judged when a call fails or is slow, never
+    on a good one. A relapse is opening again from half-open, or before it was closed for as long as it had been open.
+
+    What counts is the store's fault alone: a refused or lost connection, a time limit that struck, any other transient
+    error of the store. A caller's mistake, a conflict, a refusal of our own and a cancelled call say nothing about the
+    store and change nothing. A call that ran into the caller's deadline counts as slow if it had lasted that long. The
+    call that trips the breaker raises its own error.
+
+    It speaks aiobreaker's language: its listeners work, ``current_state`` and ``state.state`` are its states, and a refusal
+    is its ``CircuitBreakerError`` as well as our ``CircuitOpenError``, with ``retry_after``. Its engine is not used: it lets
+    everybody through half-open, takes late results for new ones and reads the wall clock.
+
+    Place: inside ``retry``, so that each attempt counts and a refusal is not retried; outside ``timeout``, so that a hung
+    call is a fault. One per store::
+
+        dual_write{primary: retry → circuit_breaker → timeout → redis, fallback: … → postgresql}    right
+        circuit_breaker → retry → redis        wrong: three failures look like one
+        timeout → circuit_breaker → redis      wrong: a hung call is cancelled, which counts for nothing
+        circuit_breaker → dual_write{…}        wrong: one store's faults would shut off both
+
+    Events: ``breaker.opened``, ``breaker.half_opened``, ``breaker.closed``. Metrics: part ``circuit_breaker``, and the gauge
+    ``aiecs.breaker.state``. Health: ``degraded`` while it is not closed.
+    Cancellation passes untouched, counts for nothing, and frees the lease of a probe.
+
     Args:
         failure_rate: share of failed calls at which it opens.
-        slow_after: a call that takes this long is slow.
+        slow_after: seconds after which a call is slow.
         slow_rate: share of slow calls at which it opens.
         minimum_calls: fewer are no reason to open.
         window_calls: how many calls it looks back.
-        window_time: looks back so long instead of a number of calls.
-        open_for: how long it refuses at first; doubled for each relapse.
-        max_open_for: the most that becomes.
+        window_time: seconds; looks back so long instead of a number of calls.
+        open_for: seconds that it refuses at first, give or take ``jitter``; doubled at each relapse.
+        max_open_for: seconds; the most that becomes.
         jitter: share by which the period varies, so that processes do not probe in step.
         probes: calls let through half-open; all must succeed.
-        probe_lease: a probe without a result after this long gives its place to another.
+        probe_lease: seconds after which a probe without a result gives its place to another.
         mode: auto works, open refuses all, closed never opens, observe only shows what it would do.
-        listeners: aiobreaker's listeners.
+        listeners: aiobreaker's listeners. What they raise is logged and harms nobody.
         state: what it knows of its store; outlives a reload.
     """
 

@@ -1,26 +1,4 @@
-"""``deadline``: one total time for an operation, whatever happens inside.
-
-It sets the operation's absolute deadline, ``now + total`` or an earlier one that the caller set with
-``deadline(seconds)``, refuses at once when that has passed, and ends what is still running then. Layers inside read it:
-``retry`` starts nothing that cannot finish, ``timeout`` gives an attempt at most what is left.
-
-Place: outside everything that takes time, once per chain; below ``tracing``, ``metrics`` and ``logging``, which shall see
-its errors::
-
-    right   logging -> deadline -> cache -> dual_write{retry -> circuit_breaker -> timeout -> redis, ...}
-    wrong   retry -> deadline -> redis       each attempt gets the whole time again, so there is no total
-    wrong   dual_write{deadline -> ...}      a leg cannot know how much time the other one needs; the total is the caller's
-
-Options (a number is seconds; YAML may write ``250ms``, ``2s``):
-
-    total          2 s    for the whole operation, all attempts and both stores together
-    per_operation         other totals by operation name; ``cleanup_expired_sessions`` has 60 s unless named here
-
-Errors: DeadlineExceededError. Refused before anything was sent: ``not_applied``. Struck later: ``unknown`` for a write.
-Events: ``deadline.expired``. Metrics: part ``deadline`` with ``refused`` and ``expired``.
-Cancellation passes untouched; the deadline that was in force outside is in force again afterwards. A driver that needs
-time to let go of a cancelled command is waited for.
-"""
+"""deadline: one total time for an operation, whatever happens inside."""
 
 from __future__ import annotations
 
@@ -51,9 +29,24 @@ _GRACE = 0.01
 class Deadline(UniformLayer):
     """Gives each operation one total time.
 
+    It sets the operation's absolute deadline, ``now + total`` or an earlier one that the caller set with
+    ``deadline(seconds)``, refuses at once when that has passed, and ends what is still running then. Layers inside read
+    it: ``retry`` starts nothing that cannot finish, ``timeout`` gives an attempt at most what is left.
+
+    Place: once per chain, outside everything that takes time; below ``logging``, which shall see its errors::
+
+        logging → deadline → cache → dual_write{retry → circuit_breaker → timeout → redis, …}    right
+        retry → deadline → redis      wrong: each attempt gets the whole time again, so there is no total
+        dual_write{deadline → …}      wrong: a leg cannot know how much time the other one needs
+
+    Errors: DeadlineExceededError. Refused before anything was sent: ``not_applied``. Struck later: ``unknown`` for a write.
+    Events: ``deadline.expired``. Metrics: part ``deadline`` with ``refused`` and ``expired``.
+    Cancellation passes untouched; the deadline that was in force outside is in force again afterwards. A driver that
+    needs time to let go of a cancelled command is waited for.
+
     Args:
-        total: time for the whole operation, all attempts and both stores together.
-        per_operation: other totals by operation name.
+        total: seconds for the whole operation, all attempts and both stores together.
+        per_operation: other totals by operation name, in seconds; ``cleanup_expired_sessions`` has 60 unless named.
     """
 
     layer_name: ClassVar[str] = "deadline"

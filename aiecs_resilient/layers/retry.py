@@ -1,37 +1,4 @@
-"""``retry``: the same operation again, when that helps, cannot double its effect, is funded and is in time.
-
-An error is retried if it is all of these:
-
-- transient, and not already given up by a retry further in (``final``);
-- safe: a read, or a write over a store that knows operations by their ``op_id``, or a write that was certainly not applied;
-- funded: the store's budget has a repeat left (10 % of its requests, and a few per second);
-- in time: attempts are left, and the pause ends before the operation's deadline.
-
-All attempts are one operation with one ``op_id``. The first runs as if this layer were not there; only its failure brings
-in tenacity, whose strategies are the policy: exponential back-off with full jitter, on top of a pause that the store asked
-for. When it gives up, the error is marked ``final``, ``attempts`` counts all of them, and ``outcome`` is ``not_applied``
-only if every attempt's was.
-
-Place: outermost in a store's chain, so that each attempt passes the breaker and has a time limit of its own::
-
-    right   deadline -> dual_write{retry -> circuit_breaker -> timeout -> redis, ...}
-    wrong   circuit_breaker -> retry -> redis   the breaker sees one failure where there were three
-    wrong   retry -> redis (no timeout)         a hung attempt is never repeated, because it never ends
-    wrong   retry -> ... -> retry               attempts multiply; the inner one's ``final`` prevents the worst
-
-Options (a number is seconds; YAML may write ``250ms``, ``2s``):
-
-    attempts        3        in all, the first included; 1 never retries
-    base_delay      50 ms    the first pause is random between 0 and this; each further one doubles the bound
-    max_delay       1 s      the bound's bound
-    budget_ratio    0.1      repeats per request
-    budget_floor    5        repeats per second that are allowed however few requests there are
-    per_operation            other numbers of attempts by operation name
-
-Events: ``retry.started``, ``retry.refused`` (with the reason), ``retry.exhausted``. Metrics: part ``retry``. A span ``attempt``
-around each attempt but the first, where a span is recording.
-Cancellation passes at once, in an attempt and in a pause; a repeat that was not made is given back to the budget.
-"""
+"""retry: the same operation again, when that helps, cannot double its effect, is funded and is in time."""
 
 from __future__ import annotations
 
@@ -63,14 +30,37 @@ _LEAST_ATTEMPT = 0.001
 class Retry(UniformLayer):
     """Repeats an operation that failed for a passing reason.
 
+    An error is retried if it is all of these:
+
+    - transient, and not already given up by a retry further in (``final``);
+    - safe: a read, a write over a store that knows operations by their ``op_id``, or a write that was certainly not applied;
+    - funded: the store's budget has a repeat left;
+    - in time: attempts are left, and the pause ends before the operation's deadline.
+
+    All attempts are one operation with one ``op_id``. The first runs as if this layer were not there; only its failure
+    brings in tenacity, whose strategies are the policy: exponential back-off with full jitter, on top of a pause that the
+    store asked for (``retry_after``). When it gives up, the error is marked ``final``, ``attempts`` counts all of them, and
+    ``outcome`` is ``not_applied`` only if every attempt's was.
+
+    Place: outermost in a store's chain, so that each attempt passes the breaker and has a time limit of its own::
+
+        dual_write{retry → circuit_breaker → timeout → redis, …}      right
+        circuit_breaker → retry → redis      wrong: the breaker sees one failure where there were three
+        retry → redis                        wrong: a hung attempt is never repeated, because it never ends
+        retry → … → retry                    wrong: attempts multiply; ``final`` prevents the worst
+
+    Events: ``retry.started``, ``retry.refused`` (with the reason), ``retry.exhausted``. Metrics: part ``retry``. A span
+    ``attempt`` around each attempt but the first, where a span is recording.
+    Cancellation passes at once, in an attempt and in a pause; a repeat that was not made is given back to the budget.
+
     Args:
         attempts: in all, the first included; 1 never retries.
-        base_delay: the first pause is random between 0 and this; each further one doubles the bound.
-        max_delay: the most that bound may become.
+        base_delay: seconds; the first pause is random between 0 and this, each further one doubles the bound.
+        max_delay: seconds; the most that bound may become.
         budget_ratio: repeats per request that the store is asked to bear.
         budget_floor: repeats per second that are allowed however few requests there are.
         per_operation: other numbers of attempts by operation name.
-        state: the store's budget, shared by whoever repeats requests to it.
+        state: the store's budget, shared by whoever repeats requests to it; outlives a reload.
     """
 
     layer_name: ClassVar[str] = "retry"

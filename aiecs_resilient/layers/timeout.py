@@ -1,24 +1,4 @@
-"""``timeout``: a time limit for one attempt at one store.
-
-An attempt gets ``per_attempt`` or what is left of the operation's deadline, whichever is less. The timer is armed only
-when the call really waits, so an answer from memory costs none.
-
-Place: inside ``retry`` and ``circuit_breaker``, next to the store::
-
-    right   retry -> circuit_breaker -> timeout -> redis
-    wrong   timeout -> retry -> redis             the first hung attempt eats the time of all others
-    wrong   timeout -> circuit_breaker -> redis   the breaker sees cancelled calls, which say nothing, and never opens
-
-Options (a number is seconds; YAML may write ``250ms``, ``2s``):
-
-    per_attempt    1 s    for one attempt
-    per_operation         other limits by operation name; ``cleanup_expired_sessions`` has 60 s unless named here
-
-Errors: StorageTimeoutError (transient), or DeadlineExceededError when it was the deadline that struck. A write that was cut
-off has outcome ``unknown``: a command that is on its way is usually applied all the same.
-Events: ``timeout.expired``, ``deadline.expired``. Metrics: part ``timeout`` with ``expired`` and ``deadline``.
-Cancellation passes untouched. A driver that needs time to let go of a cancelled command is waited for.
-"""
+"""timeout: a time limit for one attempt at one store."""
 
 from __future__ import annotations
 
@@ -44,9 +24,23 @@ T = TypeVar("T")
 class Timeout(UniformLayer):
     """Limits the time of one attempt.
 
+    An attempt gets ``per_attempt`` or what is left of the operation's deadline, whichever is less. The timer is armed only
+    when the call really waits, so an answer from memory costs none.
+
+    Place: inside ``retry`` and ``circuit_breaker``, next to the store::
+
+        retry → circuit_breaker → timeout → redis      right
+        timeout → retry → redis                        wrong: the first hung attempt eats the time of all others
+        timeout → circuit_breaker → redis              wrong: the breaker sees cancelled calls, which tell it nothing
+
+    Errors: StorageTimeoutError (transient), or DeadlineExceededError when it was the deadline that struck. A write that was
+    cut off has outcome ``unknown``: a command that is on its way is usually applied all the same.
+    Events: ``timeout.expired``, ``deadline.expired``. Metrics: part ``timeout`` with ``expired`` and ``deadline``.
+    Cancellation passes untouched. A driver that needs time to let go of a cancelled command is waited for.
+
     Args:
-        per_attempt: time for one attempt; less if the operation's deadline comes first.
-        per_operation: other limits by operation name.
+        per_attempt: seconds for one attempt; less if the operation's deadline comes first.
+        per_operation: other limits by operation name, in seconds; ``cleanup_expired_sessions`` has 60 unless named.
     """
 
     layer_name: ClassVar[str] = "timeout"

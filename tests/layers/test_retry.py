@@ -217,6 +217,17 @@ async def test_a_healthy_store_costs_nothing_more() -> None:
     assert (len(scripted.calls), layer.state.repeats) == (100, 0)
 
 
+async def test_the_floor_is_paid_by_time() -> None:
+    """Where there are few requests a share of them is next to nothing, so time pays in too, up to ten seconds' worth."""
+    budget = RetryBudget(0.0, 2)
+    assert [budget.spend() for _ in range(21)] == [True] * 20 + [False]
+    await asyncio.sleep(1.5)
+    assert [budget.spend() for _ in range(4)] == [True] * 3 + [False]
+    await asyncio.sleep(1_000)
+    assert [budget.spend() for _ in range(21)] == [True] * 20 + [False]
+    assert (budget.repeats, budget.refused) == (43, 3)
+
+
 async def test_a_budget_can_be_shared_and_outlives_a_reload() -> None:
     """Whoever repeats requests to one store draws on one budget; new options take effect on it."""
     scripted = await store(then=gone())
