@@ -111,10 +111,12 @@ class Bucket:
 
 
 def over_time(entries: Sequence[Entry], fallback: str, end: float) -> list[Bucket]:
-    count = max(1, math.ceil(end / BUCKET))
-    slots: list[list[Entry]] = [[] for _ in range(count)]
+    """Whole buckets only: a part of one would look like a drop in throughput."""
+    slots: list[list[Entry]] = [[] for _ in range(max(1, int(end / BUCKET)))]
     for entry in entries:
-        slots[min(count - 1, max(0, int(entry.ended / BUCKET)))].append(entry)
+        number = int(entry.ended / BUCKET)
+        if number < len(slots):
+            slots[number].append(entry)
     return [
         Bucket(
             at=number * BUCKET,

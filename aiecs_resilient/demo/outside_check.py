@@ -1,7 +1,7 @@
-"""Both stores read back without the library: plain SQL and plain Redis commands.
+"""What a store holds, as it was read back without the library, in a form that can be compared.
 
-Nothing of this package is imported but the names under which things are compared. What is stored is readable: text as
-text, values as MessagePack. The layout is documented where it is made (``backends/sql/postgresql``, ``backends/lua``).
+``outside_postgresql`` and ``outside_redis`` fill it with plain SQL and plain Redis commands. Nothing of this package is
+imported in the three but the names under which things are compared: what is stored is readable by anybody.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
-import asyncpg
 import ormsgpack
 
 from . import names
@@ -89,59 +88,3 @@ def digest(value: object) -> str:
         else json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     )
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-SESSIONS: Final = """
-SELECT k.id, coalesce(s.set_owner, s.user_id) AS owner, s.metadata, s.requests, s.time_us, s.errors,
-       coalesce(s.ended_status, s.set_status, 'active') AS status
-  FROM aiecs.keys k JOIN aiecs.sessions s ON s.key = k.key AND s.inc = k.current_inc
-"""
-MESSAGES: Final = """
-SELECT k.id, r.position, r.content, r.metadata
-  FROM aiecs.records r JOIN aiecs.keys k USING (key)
- WHERE r.position IS NOT NULL ORDER BY k.id, r.position, r.op_id
-"""
-CHECKPOINTS: Final = """
-SELECT k.id AS thread, coalesce(c.id_full, c.id) AS id, c.data
-  FROM aiecs.checkpoints c JOIN aiecs.keys k USING (key) WHERE c.data IS NOT NULL
-"""
-WRITES: Final = (
-    "SELECT k.id AS thread, w.id, w.task, w.value FROM aiecs.writes w JOIN aiecs.keys k USING (key)"
-)
-CONTEXTS: Final = """
-SELECT DISTINCT ON (c.key) k.id, c.value
-  FROM aiecs.contexts c JOIN aiecs.keys k USING (key) ORDER BY c.key, c.stamp DESC, c.op_id DESC
-"""
-MARKS: Final = "SELECT count(*) FROM aiecs.records WHERE marked"
-
-
-async def read_postgresql(url: str) -> Holding:
-    """Everything in PostgreSQL."""
-    held = Holding("PostgreSQL")
-    connection = await asyncpg.connect(url)
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            for row in await connection.fetch(SESSIONS):
-                owner = [row["owner"], unpack(row["metadata"])]
-                held.add_session(
-                    row["id"], owner, row["status"], row["requests"], row["time_us"], row["errors"]
-                )
-            for row in await connection.fetch(MESSAGES):
-                held.add_message(row["id"], row["position"], row["content"], row["metadata"])
-            for row in await connection.fetch(CHECKPOINTS):
-                held.checkpoints[names.checkpoint(row["thread"], row["id"])] = digest(unpack(row["data"]))
-            for row in await connection.fetch(WRITES):
-                held.checkpoints[names.writes(row["thread"], row["id"], row["task"])] = digest(
-                    unpack(row["value"])
-                )
-            for row in await connection.fetch(CONTEXTS):
-                held.contexts[names.context(row["id"])] = digest(unpack(row["value"]))
-            held.open_marks = int(await connection.fetchval(MARKS))
-    finally:
-        await connection.close()
-    return held
-
-
-async def read_redis(url: str) -> Holding:
-    """Everything in Redis or Valkey."""
-    raise NotImplementedError(url)

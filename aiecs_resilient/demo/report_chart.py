@@ -93,7 +93,12 @@ def _phases(svg: Svg, x: Axis, result: Result) -> None:
         svg.rect(start + 1, PHASES_TOP, width - 2, PHASES_HEIGHT, style, tip=tip, radius=4)
         fits = width > 7.2 * len(span.phase.title) + 26
         title = f"{span.phase.number}  {span.phase.title}" if fits else str(span.phase.number)
-        svg.text(start + width / 2, PHASES_TOP + 20, title, "phase-label on" if span.phase.outage else "phase-label")
+        svg.text(
+            start + width / 2,
+            PHASES_TOP + 20,
+            title,
+            "phase-label on" if span.phase.outage else "phase-label",
+        )
 
 
 def _latency(svg: Svg, x: Axis, result: Result) -> None:
@@ -103,11 +108,10 @@ def _latency(svg: Svg, x: Axis, result: Result) -> None:
     scale = LogScale(
         10 ** math.floor(math.log10(max(quickest, 1e-4))), 10 ** math.ceil(math.log10(max(slowest, 0.1)))
     )
-    svg.text(LEFT - 10, LATENCY_TOP - 6, "latency", "row")
     power = scale.low
     while power <= scale.high * 1.01:
         svg.line((LEFT, scale(power)), (WIDTH - RIGHT, scale(power)), "grid")
-        svg.text(LEFT - 10, scale(power) + 4, duration(power).replace(".0", ""), "tick end")
+        svg.text(LEFT - 10, scale(power) + 4, _power(power), "tick end")
         power *= 10
     middle = BUCKET / 2
     top = [(x(bucket.at + middle), scale(bucket.latency.p99)) for bucket in asked]
@@ -130,11 +134,23 @@ def _latency(svg: Svg, x: Axis, result: Result) -> None:
         svg.rect(
             x(bucket.at), LATENCY_TOP, x(bucket.at + BUCKET) - x(bucket.at), LATENCY_HEIGHT, "hover", tip=tip
         )
-    _key(svg, LATENCY_TOP - 6, [("p50", "half of all answers came within"), ("p99", "99 of 100 came within")])
+    _key(
+        svg,
+        LATENCY_TOP - 7,
+        "latency",
+        [("p50", "half of all answers came within"), ("p99", "99 of 100 came within")],
+    )
 
 
-def _key(svg: Svg, y: float, entries: Sequence[tuple[str, str]]) -> None:
-    place = LEFT + 8
+def _power(seconds: float) -> str:
+    """``100 ms``, ``1 s``."""
+    return f"{seconds:g} s" if seconds >= 0.999 else f"{seconds * 1000:g} ms"
+
+
+def _key(svg: Svg, y: float, title: str, entries: Sequence[tuple[str, str]]) -> None:
+    """A panel's title, and what its colours mean."""
+    svg.text(LEFT, y, title, "panel")
+    place = LEFT + 24 + 6.6 * len(title)
     for style, text in entries:
         svg.rect(place, y - 7, 16, 4, f"key-{style}", radius=2)
         svg.text(place + 22, y, text, "key")
@@ -149,7 +165,6 @@ def _rate(svg: Svg, x: Axis, result: Result) -> None:
     def y(rate: float) -> float:
         return RATE_TOP + RATE_HEIGHT * (1 - rate / limit)
 
-    svg.text(LEFT - 10, RATE_TOP - 6, "answers per s", "row")
     for level in range(0, limit + 1, step):
         svg.line((LEFT, y(level)), (WIDTH - RIGHT, y(level)), "grid")
         svg.text(LEFT - 10, y(level) + 4, str(level), "tick end")
@@ -169,7 +184,12 @@ def _rate(svg: Svg, x: Axis, result: Result) -> None:
                 svg.rect(start + 0.4, y(base + rate), width - 0.8, y(base) - y(base + rate), style, tip=tip)
             base += rate
     served = [("by-primary", f"served by {result.primary}"), ("by-fallback", f"served by {result.fallback}")]
-    _key(svg, RATE_TOP - 6, [*served, ("failed", f"errors to callers ({result.total.failed})")])
+    _key(
+        svg,
+        RATE_TOP - 7,
+        "answers per second",
+        [*served, ("failed", f"errors to callers ({result.total.failed})")],
+    )
 
 
 def _bands(svg: Svg, x: Axis, result: Result) -> None:

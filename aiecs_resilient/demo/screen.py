@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -43,7 +43,7 @@ class Screen:
         self.console.print(Text(f"  {text}", style="dim"))
 
     @contextmanager
-    def load(self, journal: Journal, names: StoreNames, seconds: float) -> Iterator[None]:
+    def load(self, journal: Journal, names: StoreNames, seconds: float) -> Generator[None]:
         """Show progress while the load runs."""
         self._names, self._journal = names, journal
         with Progress(

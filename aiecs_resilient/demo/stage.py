@@ -17,7 +17,9 @@ from typing import Final, Protocol
 from ..interface import Backend
 from ..storage import open_storage
 from ..testing.servers import PostgreSQLServer, ValkeyServer
-from .outside_check import Holding, read_postgresql, read_redis
+from .outside_check import Holding
+from .outside_postgresql import read_postgresql
+from .outside_redis import read_redis
 from .phases import Primary
 
 PRODUCTION: Final = "production.yaml"

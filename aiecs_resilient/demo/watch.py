@@ -69,6 +69,8 @@ class StoreNames:
             )
         named = {role: str(legs[role]["name"]) for role in ("primary", "fallback")}
         kinds = {named[role]: _spoken(str(legs[role]["storage_backend"])) for role in named}
+        if len(set(kinds.values())) < len(kinds):  # two of a kind: then by name
+            kinds = {}
         return cls(named["primary"], named["fallback"], kinds)
 
     def spoken(self, name: str) -> str:
@@ -113,6 +115,7 @@ class Watch:
 
     async def look(self) -> Health:
         """Ask for health now."""
+        report: dict[str, Any]
         try:
             async with asyncio.timeout(HEALTH_LIMIT):
                 report = await self._storage.health_check()

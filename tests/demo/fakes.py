@@ -80,7 +80,9 @@ async def contents(store: MemoryStorageBackend) -> Holding:
             session["error_count"],
         )
         for message in await store.get_conversation_history(key, 0):
-            held.add_message(key, message["position"], message["content"], encode(message["metadata"], "metadata"))
+            held.add_message(
+                key, message["position"], message["content"], encode(message["metadata"], "metadata")
+            )
         for checkpoint in await store.list_checkpoints(key, 1_000):
             name = checkpoint["checkpoint_id"]
             held.checkpoints[names.checkpoint(key, name)] = digest(checkpoint["data"])
