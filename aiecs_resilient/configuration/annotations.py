@@ -109,13 +109,13 @@ def writable(annotation: Any) -> Any:
 def _with_unit(base: Any, unit: Unit) -> Any:
     limits = Field(ge=unit.ge, le=unit.le, gt=unit.above)
     if unit.of == "number":
-        return Annotated[base, BeforeValidator(_typed), limits]
+        return Annotated[base, limits, BeforeValidator(_typed)]
     bounds = {"minimum": unit.ge, "maximum": unit.le, "exclusiveMinimum": unit.above}
     number: dict[str, Any] = {"type": "number" if unit.of == "duration" else "integer"}
     number |= {key: bound for key, bound in bounds.items() if bound is not None}
     parse, pattern = (_duration, DURATION_PATTERN) if unit.of == "duration" else (_size, SIZE_PATTERN)
     schema = WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": pattern}]})
-    return Annotated[base, BeforeValidator(parse), limits, schema]
+    return Annotated[base, limits, BeforeValidator(parse), schema]
 
 
 def unit_of(annotation: Any) -> Unit | None:
