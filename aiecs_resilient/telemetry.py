@@ -386,7 +386,7 @@ def span(name: str, /, **attributes: object) -> AbstractContextManager[None]:
 @contextmanager
 def _child(name: str, attributes: Mapping[str, object]) -> Generator[None, None, None]:
     shown = {ATTR_PREFIX + key: value for key, value in _plain(attributes).items()}
-    child = start_span(name, shown)
+    child = _start(name, shown)
     token = otel_context.attach(trace.set_span_in_context(child))
     try:
         yield
@@ -402,13 +402,10 @@ def _child(name: str, attributes: Mapping[str, object]) -> Generator[None, None,
         otel_context.detach(token)
 
 
-def start_span(
-    name: str, attributes: Mapping[str, Value], kind: trace.SpanKind = trace.SpanKind.INTERNAL
-) -> trace.Span:
-    """A span that is not yet the current one. Never raises, whatever a sampler does."""
+def _start(name: str, attributes: Mapping[str, Value]) -> trace.Span:
     try:
-        return current.tracer.start_span(name, kind=kind, attributes=attributes)
-    except Exception:  # noqa: BLE001  telemetry that fails must not keep an operation from running
+        return current.tracer.start_span(name, attributes=attributes)
+    except Exception:  # noqa: BLE001  telemetry that fails must not keep an attempt from being made
         _log.debug("telemetry failed to start a span", exc_info=True)
         return trace.INVALID_SPAN
 

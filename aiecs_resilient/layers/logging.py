@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
 from .. import telemetry
-from ..clock import monotonic
 from ..errors import (
     ConfigurationError,
     ConflictError,
@@ -132,7 +131,7 @@ class Logging(UniformLayer):
     async def around(
         self, op: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        started = monotonic()
+        started = perf_counter()
         context, token = None, None
         try:
             context, token = begin(op)
@@ -150,7 +149,7 @@ class Logging(UniformLayer):
                 self._write("debug", telemetry.OPERATION_CANCELLED, op, context, started, args, kwargs)
             raise
         else:
-            slow = monotonic() - started >= self._slow
+            slow = perf_counter() - started >= self._slow
             if slow or self._debug or context.degraded or context.stale:
                 self._succeeded(op, context, slow, started, args, kwargs)
             return answer
@@ -189,7 +188,7 @@ class Logging(UniformLayer):
         if _RANK[level] < self._level:
             return
         try:
-            now = monotonic()
+            now = perf_counter()
             fields: dict[str, object] = {"operation": op.name, "ms": round((now - started) * 1_000, 3)}
             key = key_of(op, args, kwargs)
             if key is not None:
@@ -220,8 +219,7 @@ class Logging(UniformLayer):
             return
         told = event.attributes
         kind = (str(told.get("backend", told.get("store", ""))), str(told.get("operation", "")))
-        # The loop's clock is not to be had where an event comes from another thread.
-        self._emit(level, event.name, kind, time.monotonic(), dict(told))
+        self._emit(level, event.name, kind, perf_counter(), dict(told))
 
     def _emit(
         self, level: str, event: str, kind: tuple[str, ...], now: float, fields: dict[str, object]

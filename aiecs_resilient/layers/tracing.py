@@ -23,7 +23,7 @@ from ..operations import (
     finish,
 )
 from ..privacy import show_id, show_op_id
-from ..telemetry import CANCELLED, ERROR, OK, Ending, Value, end_span, start_span
+from ..telemetry import CANCELLED, ERROR, OK, Ending, Value, end_span
 from ._base import UniformLayer
 from ._observed import key_of, system_of
 
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 BATCHES = frozenset({BATCH_ADD_CONVERSATION_MESSAGES, BATCH_CREATE_SESSIONS, BATCH_GET_SESSIONS})
 
+_CLIENT = trace.SpanKind.CLIENT
+_current = telemetry.current
 _log = logging.getLogger(telemetry.SCOPE)
 
 
@@ -69,7 +71,11 @@ class Tracing(UniformLayer):
     async def around(
         self, op: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        span = start_span(op.name, self._known[op.name], trace.SpanKind.CLIENT)
+        try:
+            span = _current.tracer.start_span(op.name, None, _CLIENT, self._known[op.name])
+        except Exception:  # noqa: BLE001  a sampler's fault must not keep an operation from running
+            _log.debug("tracing failed to start a span", exc_info=True)
+            span = trace.INVALID_SPAN
         if span is trace.INVALID_SPAN:  # no SDK is set up
             return await call(*args, **kwargs)
         # Also where the sampler said no: without this span the drivers' own would begin traces of their own.

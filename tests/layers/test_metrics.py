@@ -32,18 +32,6 @@ def points(
     ]
 
 
-@pytest.fixture
-def at(monkeypatch):
-    """A clock that stands until the test moves it: ``at[0]`` is the loop's time in seconds."""
-    now = [1_000.0]
-
-    def install() -> list[float]:
-        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
-        return now
-
-    return install
-
-
 async def hang(chain: Metrics, probe) -> asyncio.Task[object]:
     """An operation that waits inside the store."""
     inside = asyncio.Event()
@@ -58,10 +46,10 @@ async def hang(chain: Metrics, probe) -> asyncio.Task[object]:
     return task
 
 
-async def test_get_metrics_reports_performance_per_operation(probe, at):
+async def test_get_metrics_reports_performance_per_operation(probe):
     """Count, errors and seconds of each operation stand beside the store's own totals."""
-    now = at()
-    chain = Metrics(probe)
+    now = [1_000.0]
+    chain = Metrics(probe, clock=lambda: now[0])
 
     async def act(context: OperationContext) -> None:
         now[0] += 0.010
