@@ -35,7 +35,8 @@ _OPTIONS = (
 
 def _default(value: Any) -> Any:  # Any: whatever MessagePack could not carry
     if isinstance(value, tuple):
-        return ormsgpack.Ext(_EXT_TUPLE, _pack(list(cast("tuple[Any, ...]", value))))
+        items: tuple[Any, ...] = value
+        return ormsgpack.Ext(_EXT_TUPLE, _pack(list(items)))
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, int):
@@ -114,7 +115,8 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[str]:
         if any("\ud800" <= character <= "\udfff" for character in value):
             yield f"{path} holds a lone surrogate, which no encoding can carry"
     elif isinstance(value, dict):
-        for key, item in cast("dict[Any, Any]", value).items():
+        pairs: dict[Any, Any] = value
+        for key, item in pairs.items():
             if not isinstance(key, str):
                 yield f"{path} has a key {key!r} of type {type(key).__name__}; keys must be str"
             else:

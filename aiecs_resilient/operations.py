@@ -99,7 +99,7 @@ class OperationContext:
         degraded: answered while one of two stores was unavailable or behind.
         stale: the answer may be older than an acknowledged write.
         durability: ``None`` until a store said; under ``dual_write`` ``"one"`` or ``"both"`` stores hold the write.
-        clock: the last stamp of the key in the store that answered: how far along its copy is.
+        clock: the last stamp of the key in the store that answered: how far along its copy is. None if it was not asked.
         position: stamp (integer microseconds, hybrid clock) of what was written or read: a message's position, the
             version for ``expected_version=``.
     """
@@ -131,7 +131,7 @@ class OperationContext:
         self.stale = False
         self.durability: str | None = None
         self.position: int | None = None
-        self.clock = 0
+        self.clock: int | None = None
 
     @property
     def op_id(self) -> str:

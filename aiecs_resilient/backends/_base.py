@@ -118,7 +118,7 @@ class RecordingBackend(Backend):
     async def batch_create_sessions(self, sessions: Sequence[Json]) -> list[bool]:
         items = [
             (item["session_id"], self._create_body(item["session_id"], item["user_id"], item.get("metadata")))
-            for item in sessions
+            for item in _checked(sessions, "sessions", ("session_id", "user_id"))
         ]
         return await self._write_many(BATCH_CREATE_SESSIONS, Kind.CREATE, items)
 
@@ -136,7 +136,7 @@ class RecordingBackend(Backend):
                 item["session_id"],
                 self._message_body(item["session_id"], item["role"], item["content"], item.get("metadata")),
             )
-            for item in messages
+            for item in _checked(messages, "messages", ("session_id", "role", "content"))
         ]
         return await self._write_many(BATCH_ADD_CONVERSATION_MESSAGES, Kind.MESSAGE, items)
 
@@ -339,6 +339,17 @@ class RecordingBackend(Backend):
             raise BackendClosedError(
                 f"{self.name} is not open: use `async with`, or initialize() it first", backend=self.name
             )
+
+
+def _checked(items: Sequence[Json], what: str, needed: tuple[str, ...]) -> Sequence[Json]:
+    """Refuse a batch before any of it is written."""
+    for index, item in enumerate(items):
+        missing = [name for name in needed if name not in item]
+        if missing:
+            raise InvalidValueError(
+                f"{what}[{index}] has no {', '.join(missing)}; each item needs {', '.join(needed)}"
+            )
+    return items
 
 
 def _settled(result: Applied | StorageError) -> Applied:

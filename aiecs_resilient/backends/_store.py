@@ -119,7 +119,7 @@ class StoreBackend(RecordingBackend):
         context, token = begin(BATCH_GET_SESSIONS)
         try:
             rows = await self._read_sessions(session_ids) if session_ids else []
-            self._account(context, 0, 0)
+            self._account(context, None, 0)
             return [
                 None if row is None else session_dict(session_id, row)
                 for session_id, row in zip(session_ids, rows, strict=True)
@@ -139,7 +139,7 @@ class StoreBackend(RecordingBackend):
         context, token = begin(LIST_SESSIONS)
         try:
             rows = await self._list_sessions(status, user_id, after, limit) if limit else []
-            self._account(context, 0, 0)
+            self._account(context, None, 0)
             return [session_dict(session_id, row) for session_id, row in rows]
         finally:
             finish(token)
@@ -185,7 +185,7 @@ class StoreBackend(RecordingBackend):
         _check_page(limit)
         context, token = begin(LIST_CHECKPOINTS)
         try:
-            rows, clock = await self._read_checkpoints(thread_id, "", limit) if limit else ([], 0)
+            rows, clock = await self._read_checkpoints(thread_id, "", limit) if limit else ([], None)
             self._account(context, clock, rows[0].stamp if rows else 0)
             return [_checkpoint(thread_id, row) for row in rows]
         finally:
@@ -196,7 +196,7 @@ class StoreBackend(RecordingBackend):
         context, token = begin(LIST_THREADS)
         try:
             threads = await self._list_threads(after, limit) if limit else []
-            self._account(context, 0, 0)
+            self._account(context, None, 0)
             return threads
         finally:
             finish(token)
@@ -227,7 +227,7 @@ class StoreBackend(RecordingBackend):
         _check_page(limit)
         context, token = begin(LIST_TASK_CONTEXTS)
         try:
-            rows, clock = await self._read_contexts(session_id, limit) if limit else ([], 0)
+            rows, clock = await self._read_contexts(session_id, limit) if limit else ([], None)
             self._account(context, clock, rows[0].stamp if rows else 0)
             return [
                 {
@@ -246,12 +246,12 @@ class StoreBackend(RecordingBackend):
         context, token = begin(OPERATION_OUTCOME)
         try:
             known = await self._read_outcome(key, op_id)
-            self._account(context, 0, 0)
+            self._account(context, None, 0)
             return "applied" if known else "not_applied"
         finally:
             finish(token)
 
-    def _account(self, context: OperationContext, clock: int, position: int) -> None:
+    def _account(self, context: OperationContext, clock: int | None, position: int) -> None:
         """Leave word in the operation's context of who answered and how far along its copy is."""
         context.attempts += 1
         context.served_by = self.name

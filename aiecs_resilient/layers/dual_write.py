@@ -362,7 +362,7 @@ class DualWrite(RecordingBackend):
                     continue
                 context.served_by = leader.name
                 context.degraded = context.degraded or self._router.degraded
-                behind = key is not None and context.clock < self._seen.get(key, 0)
+                behind = key is not None and context.clock is not None and context.clock < self._seen.get(key, 0)
                 if behind and self._router.route != route:
                     continue
                 if behind or not leader.complete:
@@ -370,7 +370,7 @@ class DualWrite(RecordingBackend):
                     if not leader.complete and await self._router.caught_up(leader, wait):
                         continue
                     self._doubt(context, leader, behind=behind, refuse=behind or absent(answer))
-                if key is not None:
+                if key is not None and context.clock is not None:
                     self._saw(key, context.clock)
                 return answer
             raise StorageConnectionError(
