@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 import ormsgpack
 
@@ -34,9 +34,9 @@ _OPTIONS = (
 
 
 def _default(value: Any) -> Any:  # Any: whatever MessagePack could not carry
+    raw: Any = value  # as it came: checkers narrow `value` to containers of unknown items
     if isinstance(value, tuple):
-        items: tuple[Any, ...] = value
-        return ormsgpack.Ext(_EXT_TUPLE, _pack(list(items)))
+        return ormsgpack.Ext(_EXT_TUPLE, _pack(list(raw)))
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, int):
@@ -50,7 +50,7 @@ def _default(value: Any) -> Any:  # Any: whatever MessagePack could not carry
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, (bytearray, memoryview)):
-        return bytes(cast("bytearray", value))
+        return bytes(raw)
     raise TypeError
 
 
@@ -105,6 +105,7 @@ def decode(data: bytes, what: str = "value") -> Any:
 
 def _faults(value: Any, path: str, depth: int) -> Iterator[str]:
     """The first places in a value that cannot be stored, found only after the fast path has failed."""
+    raw: Any = value
     if depth > MAX_DEPTH:
         yield f"{path} is nested deeper than {MAX_DEPTH} levels"
     elif isinstance(value, Enum):
@@ -115,15 +116,14 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[str]:
         if any("\ud800" <= character <= "\udfff" for character in value):
             yield f"{path} holds a lone surrogate, which no encoding can carry"
     elif isinstance(value, dict):
-        pairs: dict[Any, Any] = value
-        for key, item in pairs.items():
+        for key, item in raw.items():
             if not isinstance(key, str):
                 yield f"{path} has a key {key!r} of type {type(key).__name__}; keys must be str"
             else:
                 yield from _faults(key, f"{path} key {key!r}", depth + 1)
                 yield from _faults(item, f"{path}[{key!r}]", depth + 1)
     elif isinstance(value, (list, tuple, set, frozenset)):
-        for index, item in enumerate(cast("list[Any]", value)):
+        for index, item in enumerate(raw):
             yield from _faults(item, f"{path}[{index}]", depth + 1)
     elif isinstance(value, (datetime, date, time)):
         return
