@@ -42,9 +42,7 @@ def _default(value: Any) -> Any:  # Any: whatever MessagePack could not carry
     if isinstance(value, int):
         return ormsgpack.Ext(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if isinstance(value, (set, frozenset)):
-        return sorted(
-            cast("set[Any]", value), key=repr
-        )  # sets have no order; a stable one keeps both stores' bytes equal
+        return sorted(raw, key=repr)  # sets have no order; a stable one keeps both stores' bytes equal
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
