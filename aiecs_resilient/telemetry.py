@@ -189,7 +189,7 @@ DURATION_BOUNDARIES: Final = (
 )
 """Seconds."""
 
-COUNTED_BY: Final = ("backend", "store", "operation", "leader", "cause")
+COUNTED_BY: Final = ("backend", "store", "operation", "leader", "cause", "reason")
 """Attributes of an event that its counter keeps: few values each. The others are told to spans and listeners only."""
 
 _BREAKER_LEVELS: Final = {BREAKER_CLOSED: 0, BREAKER_HALF_OPENED: 1, BREAKER_OPENED: 2}
