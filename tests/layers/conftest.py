@@ -17,8 +17,7 @@ from aiecs_resilient import telemetry
 from aiecs_resilient.backends.memory import MemoryStorageBackend
 from aiecs_resilient.layers import UniformLayer
 from aiecs_resilient.operations import Operation, OperationContext, begin, finish
-
-from .virtual_time import VirtualLoop
+from aiecs_resilient.testing.clock import VirtualTimeLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -95,5 +94,5 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Modules that say ``VIRTUAL_TIME = True`` run on a clock that jumps from timer to timer."""
     if getattr(item.module, "VIRTUAL_TIME", False):
-        return {"virtual": VirtualLoop}
+        return {"virtual": VirtualTimeLoop}
     return {"real": asyncio.new_event_loop}
