@@ -17,8 +17,7 @@ from .configuration.models import BackendPlan, LayerPlan, ObservabilityPlan, Pip
 from .configuration.options import Value
 from .configuration.reader import Source, read_plan
 from .configuration.rules import check_order
-from .configuration.secrets import redact
-from .interface import Backend, IStorageBackend
+from .interface import Backend
 from .layers._base import Layer
 from .registry import Build, Registry
 
@@ -168,7 +167,8 @@ def open_backend(plan: BackendPlan) -> Backend:
         return cast("Backend", backend)
     from .backends.foreign import adapt  # only who brings a class of their own pays for it
 
-    return adapt(cast("IStorageBackend", backend), name=plan.name)
+    what = f"backend {plan.name!r} of {plan.entry.target}"
+    return cast("Backend", _construct(adapt, what, plan.place, (backend,), {"name": plan.name}))
 
 
 def _values(options: Mapping[str, Value]) -> dict[str, object]:
@@ -176,11 +176,11 @@ def _values(options: Mapping[str, Value]) -> dict[str, object]:
 
 
 def _construct(
-    target: Build, what: str, place: Place, below: tuple[Backend, ...], keywords: Mapping[str, object]
+    target: Build, what: str, place: Place, below: tuple[object, ...], keywords: Mapping[str, object]
 ) -> object:
     try:
         return target(*below, **keywords)
     except (ValueError, TypeError, NotImplementedError) as error:
         # Without the cause: a driver's own text about a URL may quote its password.
-        message = f"{what} refuses its options: {redact(str(error))}"
+        message = f"{what} refuses its options: {error}"
         raise InvalidConfigurationError([Problem(place, message)]) from None

@@ -15,12 +15,13 @@ from aiecs_resilient import (
     StorageFactory,
     StorageType,
 )
+from aiecs_resilient.configuration.reader import read_backend
 
 # The specification's own example: one `config` for all stores.
 CONFIG = {
     "redis_url": "redis://localhost:6379/0",
     "postgresql_url": "postgresql://user:password@localhost/aiecs",
-    "sqlite_path": ":memory:",
+    "sqlite_path": "sessions.db",
 }
 
 
@@ -87,5 +88,5 @@ def test_options_are_passed_and_checked() -> None:
 
 def test_what_code_gives_is_not_substituted() -> None:
     """A `$` in a password that code passes is a dollar sign."""
-    backend = StorageFactory.create_storage_backend("sqlite", {"sqlite_path": "$${HOME}.db"})
-    assert "$${HOME}.db" in repr(vars(backend))
+    plan = read_backend("sqlite", {"type": "sqlite", "path": "$${HOME}.db"})
+    assert plan.options["path"].value == "$${HOME}.db"

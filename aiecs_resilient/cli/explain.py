@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,8 @@ File = Annotated[
     Path, typer.Argument(help="The configuration, such as config/production.yaml.", show_default=False)
 ]
 
+_WIDE = 240  # in a pipe or a file nothing is wrapped
+
 
 def command(file: File) -> None:
     """Draw the chain, outermost layer first, with all options: yours with their place, defaults dim."""
@@ -32,7 +35,10 @@ def command(file: File) -> None:
     except ConfigurationError as error:
         typer.echo(error.message, err=True)
         raise typer.Exit(1) from None
-    Console(soft_wrap=True, highlight=False).print(draw(plan))
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDE
+    console.print(draw(plan))
 
 
 def draw(plan: Plan) -> Tree:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from ..errors import ConfigurationError
-from ..interface import Backend, IStorageBackend
+from ..interface import Backend
 from ..registry import Build, Registry
 from .errors import Place, Problems
 from .loader import MAPPING, load, load_literal
@@ -141,8 +141,8 @@ class _Reader:
         target = self._load(entry.load, kind.place)
         if target is None:
             return None
-        if not isinstance(target, type) or not issubclass(target, IStorageBackend):
-            self._problems.add(kind.place, f"{entry.target} is no IStorageBackend")
+        if not isinstance(target, type):
+            self._problems.add(kind.place, f"{entry.target} is no class")
             return None
         before = len(self._problems.found)
         options = options_of(target, aliases=entry.aliases()).read(

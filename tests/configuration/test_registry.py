@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from configuration_fakes import REGISTRY
 
 from aiecs_resilient import registry as registry_module
 from aiecs_resilient.configuration.options import options_of
@@ -100,3 +101,29 @@ def test_our_names_cannot_be_taken_over() -> None:
     assert Registry().all_layers()["tracing"] is LAYERS["tracing"]
     assert "audit" in Registry().all_layers()
     assert "audit" not in Registry(plugins=False).all_layers()
+
+
+async def test_a_class_with_the_sixteen_methods_is_adapted() -> None:
+    """A foreign store stands in a chain of ours under its name in YAML."""
+    source = {"backends": {"theirs": {"type": "foreign"}}, "pipeline": ["metrics", {"backend": "theirs"}]}
+    async with open_storage(source, registry=REGISTRY) as storage:
+        assert await storage.get_session("s") is None
+        assert await storage.get_conversation_history("s") == []
+        assert (storage.name, storage.honours_op_id) == ("theirs", False)
+
+
+def test_a_class_that_lacks_methods_is_refused_with_its_place() -> None:
+    """Adapting says what is missing; assembly says where the store is declared."""
+    registry = Registry(backends={"half": Entry("half", f"{__name__}:Half")}, plugins=False)
+    source = {"backends": {"h": "half"}, "pipeline": [{"backend": "h"}]}
+    with pytest.raises(
+        ConfigurationError, match=r"configuration: backends\.h: backend 'h' of .*Half.*create_session"
+    ):
+        open_storage(source, registry=registry)
+
+
+class Half:
+    """One method only."""
+
+    async def get_session(self, session_id: str) -> None:
+        """None."""
