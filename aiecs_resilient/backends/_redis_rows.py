@@ -152,12 +152,10 @@ def _unpack_body(kind: str, a: str, b: str, c: str, body: bytes) -> dict[str, An
 
 def pack_mutation(mutation: Mutation, expires_at: int) -> list[bytes]:
     """The nine arguments that lua/apply.lua takes per mutation."""
-    code = CODES.get(mutation.kind)
-    if code is None:
-        raise InvalidValueError(f"unknown kind of mutation {mutation.kind!r}")
+    code = CODES.get(mutation.kind, 0)  # the script refuses 0, after what it checks before
     dead: Mapping[str, int] = mutation.body.get("dead", {})
     has = bool(mutation.body.keys() - {"dead"})
-    a, b, c, body = _pack_body(mutation.kind, mutation.body) if has else ("", "", "", b"")
+    a, b, c, body = _pack_body(mutation.kind, mutation.body) if has and code else ("", "", "", b"")
     flags = _REPLAY * mutation.replay | _MARK * mutation.mark | _HAS * has
     expected = mutation.expected_version
     if expected is not None:
@@ -248,6 +246,8 @@ def _refusal(mutation: Mutation, refusal: Sequence[Any], max_age_us: int) -> Sto
             return UnsupportedOperationError(
                 f"record of format {mutation.format}, this version knows {FORMAT}: update this process"
             )
+        case [b"kind"]:
+            return InvalidValueError(f"unknown kind of mutation {mutation.kind!r}")
         case [b"reused"]:
             return ConflictError(
                 f"op_id {mutation.op_id!r} was used before for another payload; mint a new one"

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from aiecs_resilient.backends.redis import RedisStorageBackend
-from aiecs_resilient.testing.contract import StorageContract
+from aiecs_resilient.testing.contract import ReplicaContract, StorageContract
 from aiecs_resilient.testing.servers import ValkeyServer
 
 
@@ -19,7 +19,7 @@ def valkey() -> Iterator[ValkeyServer]:
         yield server
 
 
-class TestRedis(StorageContract):
+class TestRedis(StorageContract, ReplicaContract):
     """The Redis backend keeps the whole contract."""
 
     @pytest.fixture

@@ -119,7 +119,6 @@ end
 -- ---------------------------------------------------------------- the three ways in
 
 local function record(m, answer, effect)
-  save_row()
   save_record(m.op, {
     kind = m.kind, marked = m.mark and effect ~= nil, format = m.format, rank = m.rank, stamp = m.stamp,
     occurred_at = m.occurred_at, expires_at = m.expires_at, place = m.place, home = m.home, answer = answer,
@@ -128,6 +127,9 @@ local function record(m, answer, effect)
 end
 
 local function accept(m)
+  if not DECIDE[m.kind] then
+    return refuse('kind')
+  end
   local stamp = math.max(math.min(m.stamp, NOW + LEAD), row.clock + 1)
   local dead_session, dead_thread = 0, 0
   if 0 < row.session_expires and row.session_expires <= NOW and row.session_dead < row.session_expires then
@@ -140,12 +142,14 @@ local function accept(m)
   if refusal then
     return refusal
   end
-  row.clock, m.stamp = stamp, stamp
-  if effect then
+  m.stamp = stamp
+  if effect then  -- a write without effect moves no clock: the peer never hears of it
+    row.clock = stamp
     effect.dead_session, effect.dead_thread = dead_session, dead_thread
     bury_dead(effect)
     MERGE[m.kind](m, effect)
     renew_expiry(m)
+    save_row()
   end
   record(m, answer, effect)
   if not effect then
@@ -156,12 +160,16 @@ local function accept(m)
 end
 
 local function follow(m)
+  if not MERGE[m.kind] then
+    return refuse('kind')
+  end
   row.clock = math.max(row.clock, m.stamp)
   bury_dead(m.effect)
   if m.effect.has then
     MERGE[m.kind](m, m.effect)
   end
   renew_expiry(m)
+  save_row()
   record(m, m.answer, m.effect)
   return { 1 }
 end
@@ -179,15 +187,17 @@ local function again(known, m)
     end
   else
     if m.rank > known.rank or (m.rank == known.rank and m.stamp > known.stamp) then
-      if known.stamp ~= m.stamp then
-        restamp(known, m)
-        save_row()
-      end
+      redo(known, m)
+      save_row()
       known.stamp, known.rank, known.answer = m.stamp, m.rank, m.answer
       known.marked = false
     else
-      -- The peer evidently has it. Only if it stands there under a losing stamp must it still hear of ours.
+      -- The peer evidently has it. Only if it stands there under a losing stamp must it still hear of ours,
+      -- also if ours did nothing: then the peer has something to withdraw.
       known.marked = m.rank ~= known.rank or m.stamp ~= known.stamp
+      if known.marked and not known.effect then
+        known.effect = { has = false, a = '', b = '', c = '', body = '', dead_session = 0, dead_thread = 0 }
+      end
     end
     raw = save_record(m.op, known, was_marked)
   end

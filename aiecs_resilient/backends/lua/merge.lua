@@ -1,4 +1,4 @@
--- Merging one effect, in whatever order effects arrive: _engine.py's _MERGE, _bury and _restamp, line for line.
+-- Merging one effect, in whatever order effects arrive: _engine.py's _MERGE, _bury and _redo, line for line.
 
 local KEEP = tonumber(ARGV[5]) or 0  -- versions of a context that are kept
 
@@ -162,46 +162,95 @@ local function renew_expiry(m)
   end
 end
 
-local function restamp_session(winner, inc)
-  local session = load_session(inc)
-  if not session then
-    return
+-- ---------------------------------------------------------------- one operation, two stamps
+
+-- Put the row that this operation made below every other stamp, so that its winner finds the place free.
+local function withdraw_value(op, kind, e)
+  if kind == KIND.checkpoint then
+    move_place(checkpoint_place(e.a, e.b), op, 0)
+  elseif kind == KIND.writes then
+    move_place(writes_place(e.a, e.b, e.c), op, 0)
   end
-  local list = session.here and current_fields() or nil
-  if list then
-    for i = 1, #list, 2 do
-      session.v[list[i]] = list[i + 1]
-    end
-  end
-  for name, value in pairs(session.v) do
-    if value and (name == 's:ended' or string.sub(name, 1, 2) == 'f:') then
-      local _, size, at = struct.unpack('>dH', value)
-      if string.sub(value, at, at + size - 1) == winner.op then
-        set(session, name, struct.pack('>d', winner.stamp) .. string.sub(value, 9))
-      end
-    end
-  end
-  touch(session, winner)
-  save_session(session)
 end
 
--- Move what a record did to the stamp that won. Its effect stays: an increment still counts once.
-local function restamp(known, winner)
-  local e = winner.effect.has and winner.effect or effect_of(winner.op, known)
-  winner.place = known.place
-  row.clock = math.max(row.clock, winner.stamp)
+local function set_by(value, op)
+  local _, size, at = struct.unpack('>dH', value)
+  return string.sub(value, at, at + size - 1) == op
+end
+
+local function withdraw_update(session, op, e)
+  local parts = unframe(e.body)
+  add(session, 's:requests', -tonumber(parts[1]))
+  add(session, 's:time', -tonumber(parts[2]))
+  add(session, 's:errors', -tonumber(parts[3]))
+  for name, value in pairs(session.v) do
+    if value and string.sub(name, 1, 2) == 'f:' and set_by(value, op) then
+      set(session, name, false)
+    end
+  end
+end
+
+-- The best that is still known of who touched it last.
+local function last_stamp(session, with_create)
+  local last = with_create and num(get(session, 's:created')) or 0
+  for name, value in pairs(session.v) do
+    if value and (name == 's:ended' or string.sub(name, 1, 2) == 'f:') then
+      last = math.max(last, (struct.unpack('>d', value)))
+    end
+  end
+  return last
+end
+
+-- Take back what a record did here, as far as its winner will not overwrite it anyway.
+local function withdraw(op, known)
+  local e = known.effect
   if not e or not e.has then
     return
   end
-  if known.kind == KIND.update or known.kind == KIND.ending then
-    restamp_session(winner, e.a)
+  if known.kind == KIND.prune then
+    for _, id in ipairs(unframe(e.body)) do
+      move_place(checkpoint_place(e.a, id), op, 0)
+    end
+  end
+  if known.kind > KIND.ending then
     return
   end
-  if known.kind == KIND.checkpoint then
-    move_place(checkpoint_place(e.a, e.b), winner.op, 0)
-  elseif known.kind == KIND.writes then
-    move_place(writes_place(e.a, e.b, e.c), winner.op, 0)
+  local session = load_session(known.kind == KIND.create and op or e.a)
+  if not session then
+    return
   end
-  MERGE[known.kind](winner, e)
-  known.place = winner.place
+  fetch_all(session)
+  if known.kind == KIND.update then
+    withdraw_update(session, op, e)
+  elseif get(session, 's:ended') and set_by(get(session, 's:ended'), op) then
+    set(session, 's:ended', false)
+  end
+  if num(get(session, 's:touched')) == known.stamp then
+    set(session, 's:touched', int(last_stamp(session, known.kind ~= KIND.create)))
+  end
+  save_session(session)
+end
+
+-- Both stores accepted it and the other one's version counts: withdraw what ours did, then do theirs, under their stamp.
+-- The two may differ in more than the stamp: an increment may have counted in another incarnation, or not at all.
+local function redo(known, winner)
+  local op, e = winner.op, winner.effect
+  row.clock = math.max(row.clock, winner.stamp)
+  winner.place = known.place
+  if not REFERS[known.kind] then
+    withdraw(op, known)
+    known.effect = e
+    if e.has then
+      MERGE[known.kind](winner, e)
+    end
+    return
+  end
+  if not e.has then
+    e = effect_of(op, known)
+  end
+  if e and e.has then
+    withdraw_value(op, known.kind, e)
+    MERGE[known.kind](winner, e)
+    known.effect, known.place = e, winner.place  -- it may have come without its effect at first
+  end
 end

@@ -158,8 +158,8 @@ end
 local function parse_place(name)
   local ns, at = unordered(name, 2)
   if string.sub(name, 1, 1) == 'w' then
-    _, at = unordered(name, at)
-    return { head = string.sub(name, 1, at - 1), last = string.sub(name, at), plain = false }
+    local _, last = unordered(name, at)
+    return { head = string.sub(name, 1, last - 1), last = string.sub(name, last), plain = false }
   end
   return { head = string.sub(name, 1, at - 1), last = string.sub(name, at), plain = ns == '' }
 end

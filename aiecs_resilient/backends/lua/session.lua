@@ -61,22 +61,27 @@ local function add(session, name, by)
 end
 
 local function touch(session, m)
-  if m.stamp > num(get(session, 's:touched')) then
+  local stamp, seen = num(get(session, 's:touched')), num(get(session, 's:seen'))
+  if m.stamp > stamp or (m.stamp == stamp and m.occurred_at > seen) then
     set(session, 's:touched', int(m.stamp))
     set(session, 's:seen', int(m.occurred_at))
   end
 end
 
+-- A field set to false goes away.
 local function save_session(session)
-  local list = {}
+  local list, gone = {}, {}
   for name, value in pairs(session.v) do
     if value and (session.changed[name] or not session.here) then
       list[#list + 1] = name
       list[#list + 1] = value
+    elseif not value and session.changed[name] then
+      gone[#gone + 1] = name
     end
   end
   if session.here then
     call_many('HSET', K.key, list)
+    call_many('HDEL', K.key, gone)
     row.ended = get(session, 's:ended')
   else
     redis.call('HSET', K.others, session.inc, frame(list))
@@ -95,6 +100,15 @@ local function current_fields()
     end
   end
   return list
+end
+
+local function fetch_all(session)
+  if session.here then
+    local list = current_fields()
+    for i = 1, #list, 2 do
+      session.v[list[i]] = list[i + 1]
+    end
+  end
 end
 
 -- Take the current incarnation out of its place: to the others, or away altogether.
