@@ -389,12 +389,13 @@ class ReplicationContract(ContractBase):
     async def test_expiry_is_data(self, storage: Backend) -> None:
         """After expires_at session, messages and contexts count as gone; the thread of the same id has its own expiry."""
         key, past = fresh(), wall_us() - 1_000
+        gone: dict[str, Any] = {"stamp": past - 9, "expires_at": past, "replay": True}
         await apply(
             storage,
-            make.create(key, expires_at=past),
-            make.message(key, "x", expires_at=past),
-            make.context(key, "x", expires_at=past),
             make.checkpoint(key, "c", 1, expires_at=wall_us() + HOUR_US),
+            make.create(key, **gone),
+            make.message(key, "x", **gone),
+            make.context(key, "x", **gone),
         )
         state = await snapshot(storage, key)
         assert state["session"] is None
