@@ -440,8 +440,9 @@ def _redo(tables: Tables, known: RecordRow, winner: Mutation) -> None:
         known.effect = winner.body
         if theirs:
             _MERGE[known.kind](tables, row, winner, winner.body)
-    elif effect := winner.body if theirs else effect_of(tables, known):
+    elif (effect := winner.body if theirs else effect_of(tables, known)) and effect.keys() - {"dead"}:
         _withdraw_value(tables, known.op_id, known.kind, effect)
+        known.effect = _reference(effect)  # it may have come without its effect at first
         _MERGE[known.kind](tables, row, winner, effect)
     tables.save_key(row)
 
@@ -506,9 +507,9 @@ def effect_of(tables: Tables, record: RecordRow) -> Mapping[str, Any] | None:
             body = tables.load_message(record.op_id)
         case Kind.CONTEXT:
             held = tables.load_context(record.op_id)
-        case Kind.CHECKPOINT if kept:
+        case Kind.CHECKPOINT if "id" in kept:
             held = tables.load_checkpoint(kept["ns"], kept["id"])
-        case Kind.WRITES if kept:
+        case Kind.WRITES if "task" in kept:
             held = tables.load_writes(kept["ns"], kept["id"], kept["task"])
         case _:
             pass

@@ -255,7 +255,7 @@ def _effect(kind: str, stored: dict[str, Any], row: Row) -> dict[str, Any]:
 
 def _names(stored: dict[str, Any], *names: str) -> dict[str, str]:
     full: dict[str, str] = stored.get("full", {})
-    return {name: unescape_text(full.get(name, stored[name])) for name in names}
+    return {name: unescape_text(str(full.get(name, stored[name]))) for name in names}
 
 
 def _ids(stored: dict[str, Any]) -> list[str]:

@@ -88,7 +88,8 @@ BEGIN
     ON CONFLICT (key, inc) DO UPDATE SET
       created = excluded.created, user_id = excluded.user_id, metadata = excluded.metadata,
       created_at = excluded.created_at, touched = greatest(x.touched, excluded.touched),
-      touched_at = CASE WHEN excluded.touched > x.touched THEN excluded.touched_at ELSE x.touched_at END;
+      touched_at = CASE WHEN (excluded.touched, excluded.touched_at) > (x.touched, x.touched_at)
+        THEN excluded.touched_at ELSE x.touched_at END;
     s := aiecs.choose_current(s);
     s.has_session := true;
   ELSIF m.kind = 'update' THEN
@@ -108,7 +109,8 @@ BEGIN
     ON CONFLICT (key, inc) DO UPDATE SET
       requests = x.requests + excluded.requests, time_us = x.time_us + excluded.time_us,
       errors = x.errors + excluded.errors, touched = greatest(x.touched, excluded.touched),
-      touched_at = CASE WHEN excluded.touched > x.touched THEN excluded.touched_at ELSE x.touched_at END,
+      touched_at = CASE WHEN (excluded.touched, excluded.touched_at) > (x.touched, x.touched_at)
+        THEN excluded.touched_at ELSE x.touched_at END,
       fields = CASE WHEN v_won IS NULL THEN x.fields ELSE x.fields || v_won END,
       set_status = coalesce(excluded.set_status, x.set_status),
       set_owner = coalesce(excluded.set_owner, x.set_owner);
@@ -122,7 +124,8 @@ BEGIN
                        (excluded.ended, excluded.ended_by, excluded.ended_status)) e (ended, ended_by, ended_status)
          WHERE e.ended IS NOT NULL ORDER BY e.ended DESC, e.ended_by DESC LIMIT 1),
       touched = greatest(x.touched, excluded.touched),
-      touched_at = CASE WHEN excluded.touched > x.touched THEN excluded.touched_at ELSE x.touched_at END;
+      touched_at = CASE WHEN (excluded.touched, excluded.touched_at) > (x.touched, x.touched_at)
+        THEN excluded.touched_at ELSE x.touched_at END;
   END IF;
   RETURN s;
 END $$;

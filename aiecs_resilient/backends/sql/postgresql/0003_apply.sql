@@ -12,7 +12,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
   s aiecs.state;
 BEGIN
-  FOR attempt IN 1..2 LOOP
+  FOR attempt IN 1..10 LOOP
     SELECT k.key, k.id, k.clock, k.session_dead, k.thread_dead, k.session_expires, k.thread_expires, k.current_inc,
            k.has_session, k.has_thread, false, false, false, p_horizon, p_versions
       INTO s FROM aiecs.keys k WHERE k.key = p_key FOR UPDATE;
@@ -70,15 +70,62 @@ BEGIN
   RETURN e;
 END $$;
 
--- Move what a record did to the stamp that won. Its effect stays: an increment still counts once.
-CREATE FUNCTION aiecs.restamp(s aiecs.state, known aiecs.records, m aiecs.mutation) RETURNS aiecs.state
+-- Take back what a record did here, as far as its winner will not overwrite it anyway.
+CREATE FUNCTION aiecs.withdraw(known aiecs.records) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  x aiecs.sessions;
+  v_by text := encode(known.op_id, 'hex');
+BEGIN
+  IF known.kind = 'prune' THEN
+    UPDATE aiecs.checkpoints c SET stamp = 0
+     WHERE c.key = known.key AND c.ns = known.effect->>'ns' AND c.op_id = known.op_id
+       AND c.id IN (SELECT e->>0 FROM jsonb_array_elements(known.effect->'ids') e);
+    RETURN;
+  ELSIF known.kind NOT IN ('create', 'update', 'end') OR coalesce(known.effect - 'dead', '{}') = '{}' THEN
+    RETURN;
+  END IF;
+  SELECT * INTO x FROM aiecs.sessions o WHERE o.key = known.key
+     AND o.inc = CASE WHEN known.kind = 'create' THEN known.op_id ELSE decode(known.effect->>'inc', 'hex') END;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF known.kind = 'update' THEN
+    x.requests := x.requests - (known.effect->>'requests')::bigint;
+    x.time_us := x.time_us - (known.effect->>'time_us')::bigint;
+    x.errors := x.errors - (known.effect->>'errors')::bigint;
+    x.set_status := CASE WHEN x.fields->'status'->>1 = v_by THEN NULL ELSE x.set_status END;
+    x.set_owner := CASE WHEN x.fields->'user_id'->>1 = v_by THEN NULL ELSE x.set_owner END;
+    SELECT coalesce(jsonb_object_agg(f.key, f.value), '{}') INTO x.fields
+      FROM jsonb_each(x.fields) f WHERE f.value->>1 <> v_by;
+  ELSIF x.ended_by = known.op_id THEN
+    x.ended := NULL;
+    x.ended_by := NULL;
+    x.ended_status := NULL;
+  END IF;
+  IF x.touched = known.stamp THEN  -- the best that is still known of who touched it last
+    SELECT greatest(0, max((f.value->>0)::bigint), x.ended, CASE WHEN known.kind <> 'create' THEN x.created END)
+      INTO x.touched FROM jsonb_each(x.fields) f;
+  END IF;
+  UPDATE aiecs.sessions o SET requests = x.requests, time_us = x.time_us, errors = x.errors, fields = x.fields,
+         set_status = x.set_status, set_owner = x.set_owner, ended = x.ended, ended_by = x.ended_by,
+         ended_status = x.ended_status, touched = x.touched
+   WHERE o.key = x.key AND o.inc = x.inc;
+END $$;
+
+-- Both stores accepted it and the other one's version counts: withdraw what ours did, then do theirs, under their stamp.
+CREATE FUNCTION aiecs.redo(s aiecs.state, known aiecs.records, m aiecs.mutation) RETURNS aiecs.state
 LANGUAGE plpgsql AS $$
 DECLARE
   e aiecs.result;
-  v_by text := encode(known.op_id, 'hex');
 BEGIN
   s.clock := greatest(s.clock, m.stamp);
   s.changed := true;
+  IF known.kind NOT IN ('message', 'context', 'checkpoint', 'writes') THEN
+    PERFORM aiecs.withdraw(known);
+    UPDATE aiecs.records r SET effect = coalesce(m.body, '{}'), metadata = m.metadata
+     WHERE r.key = known.key AND r.op_id = known.op_id;
+    RETURN CASE WHEN m.whole THEN aiecs.merge(s, m) ELSE s END;
+  END IF;
   IF NOT m.whole THEN
     e := aiecs.effect_of(known);
     m.whole := e.whole;
@@ -91,28 +138,16 @@ BEGIN
   IF NOT m.whole THEN
     RETURN s;
   END IF;
-  m.kind := known.kind;
-  CASE known.kind
-    WHEN 'update', 'end' THEN
-      UPDATE aiecs.sessions x SET
-        fields = CASE WHEN x.fields = '{}' THEN x.fields ELSE (
-          SELECT jsonb_object_agg(f.key, CASE WHEN f.value->>1 = v_by
-                 THEN jsonb_build_array(m.stamp, f.value->1, f.value->2) ELSE f.value END)
-            FROM jsonb_each(x.fields) f) END,
-        ended = CASE WHEN x.ended_by = known.op_id THEN m.stamp ELSE x.ended END,
-        touched = greatest(x.touched, m.stamp),
-        touched_at = CASE WHEN m.stamp > x.touched THEN m.occurred_at ELSE x.touched_at END
-       WHERE x.key = s.key AND x.inc = decode(m.body->>'inc', 'hex');
-      RETURN s;
-    WHEN 'checkpoint' THEN
-      UPDATE aiecs.checkpoints c SET stamp = 0 WHERE c.key = s.key AND c.ns = m.body->>'ns' AND c.id = m.body->>'id'
-         AND c.op_id = known.op_id;
-    WHEN 'writes' THEN
-      UPDATE aiecs.writes w SET stamp = 0 WHERE w.key = s.key AND w.ns = m.body->>'ns' AND w.id = m.body->>'id'
-         AND w.task = m.body->>'task' AND w.op_id = known.op_id;
-    ELSE
-      NULL;
-  END CASE;
+  -- The row that this operation made goes below every other stamp, so that its winner finds the place free.
+  IF known.kind = 'checkpoint' THEN
+    UPDATE aiecs.checkpoints c SET stamp = 0 WHERE c.key = s.key AND c.ns = m.body->>'ns' AND c.id = m.body->>'id'
+       AND c.op_id = known.op_id;
+  ELSIF known.kind = 'writes' THEN
+    UPDATE aiecs.writes w SET stamp = 0 WHERE w.key = s.key AND w.ns = m.body->>'ns' AND w.id = m.body->>'id'
+       AND w.task = m.body->>'task' AND w.op_id = known.op_id;
+  END IF;
+  UPDATE aiecs.records r SET effect = coalesce(m.body, '{}')  -- it may have come without its effect at first
+   WHERE r.key = known.key AND r.op_id = known.op_id;
   s := aiecs.merge(s, m);
   IF s.held AND known.kind = 'message' THEN
     UPDATE aiecs.records r SET held = true, position = m.stamp, role = m.role, content = m.content,
@@ -253,10 +288,6 @@ BEGIN
       r.code := 'format';
       RETURN NEXT r;
       CONTINUE;
-    ELSIF m.kind NOT IN ('create', 'update', 'end', 'message', 'context', 'checkpoint', 'writes', 'prune', 'delete') THEN
-      r.code := 'kind';
-      RETURN NEXT r;
-      CONTINUE;
     END IF;
 
     IF s.key IS DISTINCT FROM m.key THEN
@@ -280,15 +311,17 @@ BEGIN
         END IF;
       ELSE
         v_theirs := (m.rank, m.stamp) > (known.rank, known.stamp);
-        IF v_theirs AND m.stamp <> known.stamp THEN
-          s := aiecs.restamp(s, known, m);
+        IF v_theirs THEN
+          s := aiecs.redo(s, known, m);
         END IF;
-        -- The peer evidently has it. Only if it stands there under a losing stamp must it still hear of ours.
+        -- The peer evidently has it. Only if it stands there under a losing stamp must it still hear of ours, also if
+        -- ours did nothing: then the peer has something to withdraw.
         UPDATE aiecs.records x SET
           stamp = CASE WHEN v_theirs THEN m.stamp ELSE x.stamp END,
           rank = CASE WHEN v_theirs THEN m.rank ELSE x.rank END,
           answer = CASE WHEN v_theirs THEN m.answer ELSE x.answer END,
-          marked = (m.rank, m.stamp) < (known.rank, known.stamp)
+          marked = (m.rank, m.stamp) < (known.rank, known.stamp),
+          effect = CASE WHEN (m.rank, m.stamp) < (known.rank, known.stamp) THEN coalesce(x.effect, '{}') ELSE x.effect END
          WHERE x.key = m.key AND x.op_id = m.op_id RETURNING * INTO known;
       END IF;
       r := aiecs.effect_of(known);
@@ -304,7 +337,16 @@ BEGIN
       CONTINUE;
     END IF;
 
-    IF m.replay THEN  -- what the peer accepted: its stamp, its effect, its answer, verbatim
+    IF NOT m.replay AND m.stamp < v_now - p_max_age THEN
+      r.code := 'old';
+      r.detail := v_now - m.stamp;
+      RETURN NEXT r;
+      CONTINUE;
+    ELSIF m.kind NOT IN ('create', 'update', 'end', 'message', 'context', 'checkpoint', 'writes', 'prune', 'delete') THEN
+      r.code := 'kind';
+      RETURN NEXT r;
+      CONTINUE;
+    ELSIF m.replay THEN  -- what the peer accepted: its stamp, its effect, its answer, verbatim
       s.clock := greatest(s.clock, m.stamp);
       s.held := false;
       FOR v_scope IN SELECT jsonb_object_keys(m.body->'dead') LOOP
@@ -315,11 +357,6 @@ BEGIN
       END IF;
       r.answer := m.answer;
       r.effect := coalesce(m.body, '{}');
-    ELSIF m.stamp < v_now - p_max_age THEN
-      r.code := 'old';
-      r.detail := v_now - m.stamp;
-      RETURN NEXT r;
-      CONTINUE;
     ELSE
       v_dead := '{}';
       IF 0 < s.session_expires AND s.session_expires <= v_now AND s.session_dead < s.session_expires THEN
@@ -340,9 +377,9 @@ BEGIN
         END IF;
       END IF;
       m.stamp := greatest(least(m.stamp, v_now + 1000000), s.clock + 1);
-      s.clock := m.stamp;
       s.held := false;
-      IF r.effect IS NOT NULL THEN
+      IF r.effect IS NOT NULL THEN  -- a write without effect moves no clock: the peer never hears of it
+        s.clock := m.stamp;
         IF v_dead <> '{}' THEN
           r.effect := r.effect || jsonb_build_object('dead', v_dead);
           FOR v_scope IN SELECT jsonb_object_keys(v_dead) LOOP
@@ -353,10 +390,10 @@ BEGIN
         s := aiecs.merge(s, m);
       END IF;
     END IF;
-    IF m.replay OR r.effect IS NOT NULL THEN
+    IF r.effect IS NOT NULL THEN
       s := aiecs.renew_expiry(s, m.kind, m.expires_at);
+      s.changed := true;
     END IF;
-    s.changed := true;
     PERFORM aiecs.write_record(s, m, r.answer, r.effect, v_now);
     r.code := 'applied';
     r.stamp := m.stamp;
