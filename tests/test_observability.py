@@ -76,6 +76,7 @@ def test_console_shows_spans_measurements_and_lines_with_one_trace_id(tmp_path):
             service_name="my-assistant", traces="console", metrics="console", logs="json", log_level="debug"))
         assert structlog.is_configured()
         asyncio.run(work())
+        structlog.get_logger().info("the application's own line", dsn="postgresql://app:hunter2@db/x")
         stop()
         assert not structlog.is_configured()
         assert threading.active_count() == 1
@@ -90,6 +91,7 @@ def test_console_shows_spans_measurements_and_lines_with_one_trace_id(tmp_path):
     assert '"db.client.operation.duration"' in told
     assert '"service.name": "my-assistant"' in told
     assert "retry.started" in told
+    assert "postgresql://***@db/x" in told
     assert "hunter2" not in told
 
 
@@ -132,7 +134,7 @@ def test_sampling_keeps_its_share(tmp_path):
 
 def test_what_the_application_has_set_up_stays(tmp_path):
     """Its providers and its structlog are not replaced; our spans still are children of its spans."""
-    run(
+    done = run(
         """
         import structlog
         from opentelemetry.sdk.trace import TracerProvider
@@ -156,6 +158,7 @@ def test_what_the_application_has_set_up_stays(tmp_path):
         """,
         tmp_path,
     )
+    assert "Overriding" not in done.stderr  # what OpenTelemetry says to who tries
 
 
 def test_two_storages_do_not_end_each_other(tmp_path):

@@ -147,6 +147,12 @@ def test_an_exception_becomes_type_and_message(heard):
     }
 
 
+def test_text_is_told_without_credentials(heard):
+    """Also where a layer hands on a text instead of an exception."""
+    telemetry.event(telemetry.RECONCILE_FAILED, error="no answer from postgresql://app:hunter2@db/x")
+    assert dict(heard[0].attributes) == {"error": "no answer from postgresql://***@db/x"}
+
+
 def test_a_listener_that_fails_harms_nobody(heard):
     """Neither the reporter nor the other listeners notice."""
 
@@ -196,6 +202,7 @@ def test_events_are_counted_by_few_labels(values):
             operation="get_session",
             attempt=attempt,
             delay=attempt / 7,
+            error=f"no answer to {attempt}",
         )
     assert read(values) == {
         (
