@@ -263,11 +263,11 @@ class Router:
             self._adopt(
                 await follower.backend.move_route(state.route.epoch, self.route)
             )  # fences writers of the old epoch
-        for target in (follower, self.peer_of(follower)):
+        for target in (self.peer_of(follower), follower):  # the leader first: readers wait for it
             if not target.complete:
                 await self._complete(target)
-        self._caught_up.set()
-        self._caught_up.clear()
+            self._caught_up.set()
+            self._caught_up.clear()
 
     async def _complete(self, target: Leg) -> None:
         source = self.peer_of(target)

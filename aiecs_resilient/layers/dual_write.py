@@ -35,6 +35,7 @@ from ..errors import (
     StaleRouteError,
     StorageConnectionError,
     StorageError,
+    StorageTimeoutError,
     UnsupportedOperationError,
 )
 from ..interface import Backend, Json, OperationOutcome
@@ -66,6 +67,7 @@ from ._routing import Router
 T = TypeVar("T")
 _ROUTE_CHANGES = 4  # within one operation; more means that the lead flaps faster than a call takes
 _MARGIN = 0.01  # seconds before the deadline at which a call settles for what it has
+_HEALTH_LIMIT = 1.0  # seconds that health waits for one store: what hangs for so long is not well
 
 
 class DualWrite(RecordingBackend):
@@ -206,7 +208,7 @@ class DualWrite(RecordingBackend):
                 continue
             stale = await self._follow(context, route, leader, staged, answers)
             for index, answer, moved in zip(open_items, answers, stale, strict=True):
-                results[index] = None if moved else answer
+                results[index] = None if moved else self._certain(context, leader, answer, maybe_applied)
             open_items = [index for index in open_items if results[index] is None]
             if not open_items:
                 context.served_by = leader.name
@@ -221,6 +223,23 @@ class DualWrite(RecordingBackend):
             f"the lead moved {_ROUTE_CHANGES} times during this write; try again ({problem})",
             outcome="unknown" if maybe_applied else "not_applied",
         ) from problem
+
+    def _certain(
+        self, context: OperationContext, leader: Leg, answer: Applied | StorageError, maybe_applied: bool
+    ) -> Applied | StorageError:
+        """ "There is no such session" from a store that may lack it is no answer to a write either (R7)."""
+        if leader.complete or not isinstance(answer, Applied) or answer.answer:
+            return answer
+        context.stale = True
+        telemetry.event(telemetry.ANSWER_STALE, store=leader.name, behind=False)
+        if self._flag_incomplete:
+            return answer
+        return IncompleteStoreError(
+            f"{leader} found nothing to write to, and may lack what only its peer holds. "
+            "Try again, or set on_incomplete: flag to be answered all the same",
+            outcome="unknown" if maybe_applied else "not_applied",
+            backend=leader.name,
+        )
 
     def _staged(self, mutation: Mutation, route: Route, leader: Leg, rank: int) -> Mutation:
         proposal = max(mutation.stamp, self._seen.get(mutation.key, 0) + 1)
@@ -362,7 +381,9 @@ class DualWrite(RecordingBackend):
                     continue
                 context.served_by = leader.name
                 context.degraded = context.degraded or self._router.degraded
-                behind = key is not None and context.clock is not None and context.clock < self._seen.get(key, 0)
+                behind = (
+                    key is not None and context.clock is not None and context.clock < self._seen.get(key, 0)
+                )
                 if behind and self._router.route != route:
                     continue
                 if behind or not leader.complete:
@@ -531,9 +552,7 @@ class DualWrite(RecordingBackend):
 
     async def health_check(self) -> Json:
         router = self._router
-        reports = await asyncio.gather(
-            *(leg.backend.health_check() for leg in router.legs), return_exceptions=True
-        )
+        reports = await asyncio.gather(*(_leg_health(leg) for leg in router.legs), return_exceptions=True)
         legs: Json = {}
         issues: list[str] = []
         usable = 0
@@ -591,6 +610,17 @@ class DualWrite(RecordingBackend):
             },
         }
         return metrics
+
+
+async def _leg_health(leg: Leg) -> Json:
+    """A store that hangs must not make health hang: it is unhealthy, and that is the answer."""
+    try:
+        async with asyncio.timeout(_HEALTH_LIMIT):
+            return await leg.backend.health_check()
+    except TimeoutError as error:
+        raise StorageTimeoutError(
+            f"no answer to a health check within {_HEALTH_LIMIT:g} s", backend=leg.name
+        ) from error
 
 
 def _nothing(answer: object) -> bool:

@@ -224,6 +224,31 @@ def test_what_only_the_dead_primary_holds_is_never_answered_as_not_found() -> No
     scene(play)
 
 
+def test_a_write_to_what_only_the_dead_primary_holds_is_refused_not_answered_with_false() -> None:
+    """R7 for writes: the session is acknowledged, so "no such session" would be a lie; nothing is counted anywhere."""
+
+    async def play(world: World) -> None:
+        world.cold.kill()
+        await world.storage.create_session("s", "u")
+        world.hot.kill()
+        world.cold.restart()
+        for write in (
+            world.storage.update_session("s", increment_requests=True),
+            world.storage.end_session("s"),
+        ):
+            with pytest.raises(IncompleteStoreError, match="may lack"):
+                await write
+        world.hot.restart()
+        await world.settled()
+        session = await world.storage.get_session("s")
+        assert session is not None
+        assert (session["request_count"], session["status"]) == (0, "active")
+        assert not await world.storage.update_session("nowhere", increment_requests=True)
+        world.same()
+
+    scene(play)
+
+
 def test_on_incomplete_flag_answers_and_says_so() -> None:
     """Who prefers an answer gets one that is marked as stale."""
 
@@ -444,3 +469,20 @@ def test_stores_that_were_led_by_a_stranger_are_not_touched() -> None:
                 await DualWrite(hot, cold).initialize()
 
     run_virtual(play())
+
+
+def test_a_store_that_hangs_does_not_make_health_hang() -> None:
+    """I10: health says degraded within two seconds, also of a stopped server that accepts connections and never answers."""
+
+    async def play(world: World) -> None:
+        async def hang() -> dict[str, object]:
+            return await asyncio.Event().wait()  # type: ignore[return-value]
+
+        world.storage.router.primary.backend.health_check = hang
+        started = asyncio.get_running_loop().time()
+        report = await world.storage.health_check()
+        assert asyncio.get_running_loop().time() - started <= 2.0
+        assert report["status"] == "degraded"
+        assert "no answer to a health check" in str(report["legs"]["primary"]["issues"])
+
+    scene(play)
