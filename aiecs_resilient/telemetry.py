@@ -33,7 +33,6 @@ SCOPE: Final = "aiecs_resilient"
 # The span of an operation is called as the operation is (OpenTelemetry's database conventions: `{db.operation.name}`).
 
 SPAN_ATTEMPT: Final = "attempt"
-SPAN_RECONCILE: Final = "reconcile"
 
 # ------------------------------------------------------------------ attributes
 
