@@ -259,6 +259,7 @@ class RecordingBackend(Backend):
         mutation = self._mutation(context, kind, key, body)
         mutation.expected_version = expected_version
         [result] = await self.apply([mutation])
+        self._answered(context)
         if isinstance(result, StorageError):
             result.operation = result.operation or operation.name
             raise result
@@ -289,9 +290,14 @@ class RecordingBackend(Backend):
             mutations = [
                 self._mutation(context, kind, key, body, f"/{n}") for n, (key, body) in enumerate(items)
             ]
-            return [bool(_settled(result).answer) for result in await self.apply(mutations)]
+            results = await self.apply(mutations)
+            self._answered(context)
+            return [bool(_settled(result).answer) for result in results]
         finally:
             finish(token)
+
+    def _answered(self, context: OperationContext) -> None:
+        """Leave word of who served the write; ``dual_write`` knows better and has done so."""
 
     # ------------------------------------------------------------------ checking and encoding
 

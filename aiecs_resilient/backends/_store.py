@@ -251,10 +251,13 @@ class StoreBackend(RecordingBackend):
         finally:
             finish(token)
 
-    def _account(self, context: OperationContext, clock: int | None, position: int) -> None:
-        """Leave word in the operation's context of who answered and how far along its copy is."""
+    def _answered(self, context: OperationContext) -> None:
         context.attempts += 1
         context.served_by = self.name
+
+    def _account(self, context: OperationContext, clock: int | None, position: int) -> None:
+        """Leave word in the operation's context of who answered and how far along its copy is."""
+        self._answered(context)
         context.clock = clock
         context.position = position
 

@@ -126,7 +126,7 @@ class Router:
             await self._catch_up()
             await self._fail_back()
         except StorageError as error:
-            telemetry.event(telemetry.RECONCILE_FAILED, error=str(error))
+            telemetry.event(telemetry.RECONCILE_FAILED, error=error)
         self._task = spawn(self._supervise(), name="aiecs dual_write supervisor")
 
     async def stop(self) -> None:
@@ -223,7 +223,7 @@ class Router:
                 await self._catch_up()
                 await self._fail_back()
             except StorageError as error:
-                telemetry.event(telemetry.RECONCILE_FAILED, error=str(error))
+                telemetry.event(telemetry.RECONCILE_FAILED, error=error)
 
     async def _look(self) -> None:
         """Ask both stores how they are, each answer taken as it comes; adopt the highest epoch."""

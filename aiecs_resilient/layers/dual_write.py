@@ -206,6 +206,7 @@ class DualWrite(RecordingBackend):
                 problem = error
                 await self._take_over(route, error, maybe_applied)
                 continue
+            context.attempts += 1
             stale = await self._follow(context, route, leader, staged, answers)
             for index, answer, moved in zip(open_items, answers, stale, strict=True):
                 results[index] = None if moved else self._certain(context, leader, answer, maybe_applied)
@@ -311,6 +312,7 @@ class DualWrite(RecordingBackend):
         if outcomes is None:
             self._missed(context, leader, follower, len(replays))
             return stale
+        context.attempts += 1
         context.durability = "both"
         done: list[RecordRef] = []
         for (index, effect), outcome in zip(replays, outcomes, strict=True):
@@ -371,6 +373,8 @@ class DualWrite(RecordingBackend):
             problem: StorageError | None = None
             for _attempt in range(_ROUTE_CHANGES):
                 route, leader, start = self._router.route, self._router.leader, monotonic()
+                # What was seen before it is asked: a write that overtakes this read is not missing from its answer.
+                seen = 0 if key is None else self._seen.get(key, 0)
                 try:
                     answer = await self._ask_leader(context, leader, call)
                 except StorageError as error:
@@ -381,9 +385,7 @@ class DualWrite(RecordingBackend):
                     continue
                 context.served_by = leader.name
                 context.degraded = context.degraded or self._router.degraded
-                behind = (
-                    key is not None and context.clock is not None and context.clock < self._seen.get(key, 0)
-                )
+                behind = context.clock is not None and context.clock < seen
                 if behind and self._router.route != route:
                     continue
                 if behind or not leader.complete:
