@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import ConfigurationError, DataCorruptionError
 from ._sqlite_errors import corrupt, is_busy
 from ._sqlite_sql import SQL, migrations
+
+T = TypeVar("T")
 
 APPLICATION_ID = 0x41454353  # "AECS": tells our files from those of other applications
 CACHE_KIB = 16_384
@@ -30,26 +34,37 @@ class DatabaseFile:
         self.path = path
         self.busy_timeout = busy_timeout
         self._check = check
-        self.stopping = threading.Event()
 
-    def prepare(self) -> None:
-        """Create it, check it, bring its schema up to date."""
+    def open(self) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]:
+        """Create the file, check it, bring its schema up to date; connections for writing, large reads, reads in place."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self.connect()) as connection:
+        self._retry(self._prepare)
+        opened: list[sqlite3.Connection] = []
+        try:
+            for read_only, wait in ((False, False), (True, True), (True, False)):
+                opened.append(self._retry(partial(self._connect, read_only=read_only, wait=wait)))
+        except BaseException:
+            for connection in opened:
+                connection.close()
+            raise
+        writer, large, reader = opened
+        return writer, large, reader
+
+    def _prepare(self) -> None:
+        with closing(self._connect()) as connection:
             self._refuse_strangers(connection)
             if self._check:
                 [problem] = connection.execute("PRAGMA quick_check(1)").fetchone()
                 if problem != "ok":
                     raise DataCorruptionError(f"{corrupt(self.path)} ({problem})")
-            self.patiently(connection, "PRAGMA journal_mode = WAL")
-            [mode] = connection.execute("PRAGMA journal_mode").fetchone()
+            [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise ConfigurationError(
                     f"{self.path} cannot use a write-ahead log (journal mode {mode}): put it on a local file system"
                 )
             self._migrate(connection)
 
-    def connect(self, *, read_only: bool = False, wait: bool = False) -> sqlite3.Connection:
+    def _connect(self, *, read_only: bool = False, wait: bool = False) -> sqlite3.Connection:
         """A connection with our settings; transactions are begun and ended expressly. ``wait``: for locks, inside SQLite."""
         connection = sqlite3.connect(
             self.path,
@@ -73,23 +88,26 @@ class DatabaseFile:
             raise
         return connection
 
-    def patiently(self, connection: sqlite3.Connection, statement: str) -> None:
-        """Execute it, waiting for other processes up to ``busy_timeout``.
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Begin to write, as soon as no other process does."""
+        self._retry(lambda: connection.execute(SQL["begin"]))
 
-        SQLite's own waiting grows to 100 ms between looks, which can starve a process beside a busy one; short looks
-        at uneven intervals find the gap between two of its transactions.
+    def _retry(self, work: Callable[[], T]) -> T:
+        """Do it, again while other processes hold a lock that it needs, up to ``busy_timeout``.
+
+        SQLite's own waiting grows to 100 ms between looks, which can starve a process beside a busy one, and it does
+        not wait at all for some locks; short looks at uneven intervals find the gap between two transactions.
         """
         until = time.monotonic() + self.busy_timeout
         looks = 0
         while True:
             try:
-                connection.execute(statement)
-                return
-            except sqlite3.OperationalError as error:
+                return work()
+            except sqlite3.Error as error:
                 if not is_busy(error) or time.monotonic() >= until:
                     raise
             looks += 1
-            self.stopping.wait((1 + looks * 7 % 5) / 1_000)
+            time.sleep((1 + looks * 7 % 5) / 1_000)
 
     def _refuse_strangers(self, connection: sqlite3.Connection) -> None:
         [owner] = connection.execute("PRAGMA application_id").fetchone()
@@ -104,7 +122,7 @@ class DatabaseFile:
             )
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        self.patiently(connection, SQL["begin"])
+        connection.execute(SQL["begin"])
         try:
             [version] = connection.execute("PRAGMA user_version").fetchone()
             for number, script in migrations().items():

@@ -35,13 +35,12 @@ class SQLiteReplication(SQLiteReads):
 
     async def read_idle(self, before: int, limit: int) -> list[IdleKey]:
         wanted = {"before": before, "now": wall_us(), "limit": limit}
-        idle = {
-            key: IdleKey(key, before, scope) for key, _clock, scope in await self._fetch("read_idle", wanted)
-        }
+        idle = [IdleKey(key, before, scope) for key, _clock, scope in await self._fetch("read_idle", wanted)]
+        whole = {item.key for item in idle}
         for query in ("read_expired_sessions", "read_expired_threads"):
-            for key, expired, scope in await self._fetch(query, wanted):
-                idle.setdefault(key, IdleKey(key, expired, scope))
-        return list(idle.values())[:limit]
+            expired = await self._fetch(query, wanted)
+            idle += [IdleKey(key, upto, scope) for key, upto, scope in expired if key not in whole]
+        return idle[:limit]
 
     async def close_marks(self, refs: Sequence[RecordRef]) -> int:
         self._require_open()

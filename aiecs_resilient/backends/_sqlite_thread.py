@@ -71,7 +71,6 @@ class ConnectionThread:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._connection: sqlite3.Connection | None = None
         self.counts = CommitCounts()
 
     @property
@@ -79,14 +78,13 @@ class ConnectionThread:
         """Jobs that wait."""
         return self._jobs.qsize()
 
-    async def start(self) -> None:
-        """Connect and begin to serve."""
+    def start(self, connection: sqlite3.Connection) -> None:
+        """Begin to serve on this connection, which is closed in the end; called in the loop that will wait for the jobs."""
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        self._connection = self._file.connect(read_only=not self._writes, wait=not self._writes)
         role = "writer" if self._writes else "reader"
         self._thread = threading.Thread(
-            target=self._serve, args=(self._connection,), name=f"{self._name}-{role}", daemon=True
+            target=self._serve, args=(connection, self._ended), name=f"{self._name}-{role}", daemon=True
         )
         self._thread.start()
 
@@ -114,18 +112,20 @@ class ConnectionThread:
 
     # ------------------------------------------------------------------ in the thread
 
-    def _serve(self, connection: sqlite3.Connection) -> None:
+    def _serve(self, connection: sqlite3.Connection, ended: asyncio.Future[None]) -> None:
         try:
             open_for_more = True
             while open_for_more:
                 jobs, open_for_more = self._take()
-                if jobs:
-                    self._deliver(
-                        self._commit(connection, jobs) if self._writes else self._read(connection, jobs)
-                    )
+                try:
+                    answers = (self._commit if self._writes else self._read)(connection, jobs) if jobs else []
+                except Exception as error:  # noqa: BLE001  the thread must live on, and nobody may wait for ever
+                    self._roll_back(connection)
+                    answers = self._refuse(jobs, error, "unknown")
+                self._tell(_settle, answers)
         finally:
             connection.close()
-            self._tell(self._end)
+            self._tell(_end, ended)
 
     def _take(self) -> tuple[list[Job[Any]], bool]:
         """All that wait, at least one; False once the end has come."""
@@ -152,7 +152,7 @@ class ConnectionThread:
 
     def _commit(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> list[Answer]:
         try:
-            self._file.patiently(connection, SQL["begin"])
+            self._file.begin(connection)
         except sqlite3.Error as error:
             return self._refuse(jobs, error, "not_applied")
         batch = Batch(connection, self._context_versions)
@@ -201,17 +201,15 @@ class ConnectionThread:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute(SQL["rollback"])
 
-    def _deliver(self, answers: list[Answer]) -> None:
-        self._tell(_settle, answers)
-
-    def _end(self) -> None:
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
-
     def _tell(self, callback: Callable[..., None], *args: Any) -> None:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def _settle(answers: list[Answer]) -> None:

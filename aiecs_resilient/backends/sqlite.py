@@ -31,6 +31,8 @@ from ._sqlite_tables import Batch
 from ._sqlite_thread import ConnectionThread
 from ._store import DEFAULT_CONTEXT_VERSIONS, DEFAULT_RETENTION_SECONDS
 
+Connections = tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]
+
 FORGET_EVERY_US = 60_000_000
 FORGET_STEP = (
     1_000  # records per look: a transaction stays short, and what is left over is taken a second later
@@ -107,31 +109,31 @@ class SQLiteStorageBackend(SQLiteReplication):
     async def initialize(self) -> bool:
         async with self._lifecycle:
             if not self._open:
-                try:
-                    await asyncio.to_thread(self._file.prepare)
-                    self._reader = self._file.connect(read_only=True)
-                    await self._writer.start()
-                    await self._large_reads.start()
-                    self._inode = self._identify()
-                except BaseException as error:
-                    await self._let_go()
-                    if isinstance(error, Exception):
-                        raise self._mapped(error) from error
-                    raise
+                writer, large_reads, self._reader = await self._connect()
+                self._writer.start(writer)
+                self._large_reads.start(large_reads)
+                self._inode = self._identify()
                 self._open = True
         return True
 
     async def close(self) -> None:
         self._open = False
         async with self._lifecycle:
-            await self._let_go()
+            await self._writer.stop()
+            await self._large_reads.stop()
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
 
-    async def _let_go(self) -> None:
-        await self._writer.stop()
-        await self._large_reads.stop()
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+    async def _connect(self) -> Connections:
+        opening = asyncio.ensure_future(asyncio.to_thread(self._file.open))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_discard)  # the thread cannot be stopped; what it opens is closed
+            raise
+        except (OSError, sqlite3.Error) as error:
+            raise self._mapped(error) from error
 
     async def health_check(self) -> Json:
         issues: list[str] = []
@@ -249,6 +251,12 @@ class SQLiteStorageBackend(SQLiteReplication):
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def _discard(opening: asyncio.Future[Connections]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        for connection in opening.result():
+            connection.close()
 
 
 def _beat(batch: Batch, now: int) -> None:
