@@ -19,6 +19,8 @@ from .deadline import LONG_OPERATIONS
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_STALL = 0.02  # seconds by which a timer is late when not the store but our own loop was held up
+_STALL_GRACE = 0.05  # seconds for taking the answers that came meanwhile, at the most
 
 
 class Timeout(UniformLayer):
@@ -85,7 +87,9 @@ class Timeout(UniformLayer):
             seconds = self._limits.get(op.name, self.per_attempt)
             when = monotonic() + seconds
             hurried = deadline is not None and deadline < when
-            scope = asyncio.timeout_at(deadline if hurried else when)
+            due = deadline if hurried and deadline is not None else when
+            loop, scope = asyncio.get_running_loop(), asyncio.timeout(None)
+            timer = loop.call_at(due, _strike, loop, scope, due)
             try:
                 async with scope:
                     return await resumed(steps, waiting)
@@ -93,6 +97,8 @@ class Timeout(UniformLayer):
                 if not scope.expired():  # somebody else's
                     raise
                 raise (self._late(op, sent=True) if hurried else self._expiry(op, seconds)) from error
+            finally:
+                timer.cancel()
         finally:
             finish(token)
 
@@ -123,6 +129,15 @@ class Timeout(UniformLayer):
             operation=op.name,
             backend=self.name,
         )
+
+
+def _strike(loop: asyncio.AbstractEventLoop, scope: asyncio.Timeout, due: float) -> None:
+    """Time is up. But where the loop itself was late, answers have come that nobody could take: they go first.
+
+    Otherwise every call that is under way while this process stalls would count as the store's failure, and open its breaker.
+    """
+    late = loop.time() - due
+    scope.reschedule(loop.time() + min(late, _STALL_GRACE) if late > _STALL else due)
 
 
 def _outcome(op: Operation) -> Outcome:

@@ -95,6 +95,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """A wall clock that goes with the loop's time, for ``use_wall_clock``."""
         return EPOCH_US + round(self._jumping.now * 1_000_000)
 
+    def stall(self, seconds: float) -> None:
+        """Let time pass while nothing runs, as when this process was held up: timers find themselves late."""
+        self._jumping.now += seconds
+
     @contextmanager
     def real_time(self) -> Generator[None]:
         """Inside, the clock keeps pace with the real one: for waiting on sockets, threads or processes."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
@@ -13,13 +13,18 @@ from aiecs_resilient.errors import (
     DeadlineExceededError,
     StorageTimeoutError,
 )
+from aiecs_resilient.layers._base import UniformLayer
 from aiecs_resilient.layers.timeout import Timeout
-from aiecs_resilient.operations import active, deadline, operation
+from aiecs_resilient.operations import Operation, active, deadline, operation
+from aiecs_resilient.testing.clock import VirtualTimeLoop
 
 from .cancellation import cancel_everywhere
 from .scripted import Delay, Hang, Late, LateAnswer, store
 
 VIRTUAL_TIME = True
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 async def test_an_answer_in_time_comes_through() -> None:
@@ -183,3 +188,39 @@ async def test_bad_options_are_refused(options: dict[str, Any], message: str) ->
     """Wrong numbers and unknown operations are refused when the layer is built, with what is allowed."""
     with pytest.raises(ConfigurationError, match=message):
         Timeout(await store(), **options)
+
+
+class Reader(UniformLayer):
+    """As drivers do it: from the socket to the caller an answer takes several turns of the loop."""
+
+    async def around(
+        self, op: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        answer = await call(*args, **kwargs)
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        return answer
+
+
+async def test_a_stall_of_our_own_loop_is_not_held_against_the_store() -> None:
+    """The answer came in time and this process was too busy to take it: it is taken, not thrown away as a time-out."""
+    layer = Timeout(Reader(await store(Delay(0.9))), per_attempt=1.0)
+    call = asyncio.create_task(layer.create_session("s", "u"))
+    await asyncio.sleep(0.5)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.stall(0.6)
+    assert (await call)["session_id"] == "s"
+
+
+async def test_a_stall_gives_a_hung_store_no_more_than_a_moment() -> None:
+    """Who does not answer is cut off all the same, within 50 ms."""
+    layer = Timeout(await store(Hang()), per_attempt=1.0)
+    call = asyncio.create_task(layer.get_session("s"))
+    await asyncio.sleep(0.5)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.stall(10)
+    with pytest.raises(StorageTimeoutError):
+        await call
+    assert monotonic() <= 10.5 + 0.05 + 1e-9
