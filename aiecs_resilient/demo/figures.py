@@ -183,13 +183,7 @@ def outages(
                 returned_at=returned,
                 fail_over=None if taken is None else taken - span.start,
                 fail_back=None if given_back is None else given_back - returned,
-                caught=sum(
-                    entry.outcome == OK
-                    and entry.served_by == fallback
-                    and taken is not None
-                    and entry.started < taken < entry.ended
-                    for entry in entries
-                ),
+                caught=len(caught_by(entries, taken, fallback)),
                 longest=max((e.latency for e in entries if e.phase == span.phase.number), default=0.0),
                 replayed=sum(
                     happening.number("replayed")
@@ -201,6 +195,18 @@ def outages(
             )
         )
     return found
+
+
+def caught_by(entries: Sequence[Entry], taken: float | None, fallback: str) -> list[Entry]:
+    """What was under way when the fallback took over, and was answered by it after all."""
+    return [
+        entry
+        for entry in entries
+        if taken is not None
+        and entry.outcome == OK
+        and entry.served_by == fallback
+        and entry.started < taken < entry.ended
+    ]
 
 
 def _first(happenings: Sequence[Happening], name: str, since: float) -> float | None:

@@ -10,6 +10,7 @@ m      zset    messages; score: position; member: op_id, NUL, 8 bytes of time, [
 x, xv  zset,   versions of the task context: op_id by stamp; op_id to 8 bytes of time and the value
        hash
 t, tv  hash    checkpoints (c…) and pending writes (w…): whether they are live; their values
+o      hash    records of operations, by op_id
 marks  zset    of the bucket, without an id: operations that the other store lacks
 ====== ======= =========================================================================================
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, cast
 
@@ -31,6 +33,7 @@ KEY: Final = re.compile(rb"\{b\d+\}:([a-z]+)(?::(.*))?$", re.DOTALL)
 TIME: Final = 8  # bytes before a value: when it happened
 SETTER: Final = struct.Struct(">dH")  # before a status: its stamp, and the length of the op_id that follows
 COMMANDS: Final = 500  # per round trip
+BUCKETS: Final = 256
 
 
 async def read_redis(url: str) -> Holding:
@@ -73,6 +76,15 @@ async def read_redis(url: str) -> Holding:
             held.contexts[names.context(session)] = digest(unpack(value))
         held.open_marks = sum(count for _name, count in await read(b"marks", "ZCARD"))
     return held
+
+
+async def count_operations(url: str, writes: Sequence[tuple[str, str]], *, prefix: str = "aiecs:") -> int:
+    """How many of these writes, by key and op_id, have a record here."""
+    async with Redis.from_url(url, protocol=2) as client, client.pipeline(transaction=False) as pipe:
+        for key, op_id in writes:
+            bucket = zlib.crc32(key.encode()) % BUCKETS
+            pipe.execute_command("HEXISTS", f"{prefix}{{b{bucket}}}:o:{key}", op_id)
+        return sum(await pipe.execute()) if writes else 0
 
 
 def _add_session(held: Holding, session: str, fields: dict[bytes, bytes]) -> None:

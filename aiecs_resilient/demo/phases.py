@@ -7,7 +7,7 @@ primary leading again) ends when health says so, or fails after a bound: a demon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
@@ -90,9 +90,10 @@ class Conductor:
         *,
         seconds: float,
         on_phase: Callable[[Span], None] = lambda _span: None,
+        on_thaw: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._primary, self._journal, self._watch = primary, journal, watch
-        self._seconds, self._on_phase = seconds, on_phase
+        self._seconds, self._on_phase, self._on_thaw = seconds, on_phase, on_thaw
         self.spans: list[Span] = []
 
     async def run(self) -> None:
@@ -132,6 +133,8 @@ class Conductor:
         }.get(fault)
         if action is not None:
             await asyncio.to_thread(action)
+        if fault is Fault.THAW and self._on_thaw is not None:
+            await self._on_thaw()
 
     async def _until_healthy(self, phase: Phase) -> None:
         try:

@@ -14,7 +14,7 @@ from .svg import Svg
 from .units import duration, plural
 
 WIDTH: Final = 1160.0
-LEFT, RIGHT = 118.0, 14.0
+LEFT, RIGHT = 134.0, 14.0
 PHASES_TOP, PHASES_HEIGHT = 4.0, 30.0
 PINS_TOP, PIN_STEP, PIN_ROWS = 52.0, 19.0, 2
 LATENCY_TOP, LATENCY_HEIGHT = 96.0, 180.0

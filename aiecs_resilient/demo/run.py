@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from .. import telemetry
 from ..testing.history import HistoryRecorder
 from .dialogues import Conversation, chain_into_sessions, load_conversations
+from .figures import caught_by
 from .journal import Journal
 from .options import DemoOptions
 from .outside_check import Holding
@@ -26,6 +30,7 @@ from .workload import Pace, Workload
 
 LEVEL_LIMIT: Final = 20.0  # seconds in which both stores have to be level once the load has ended
 LEVEL_POLL: Final = 0.1
+QUEUE_SECONDS: Final = 0.2  # in which a thawed server works off what was sent to it while it was frozen
 WIND_DOWN_LIMIT: Final = 15.0  # seconds in which operations that have begun have to end
 
 
@@ -41,6 +46,22 @@ async def run_demo(options: DemoOptions, screen: Screen) -> Result:
         return await play(stage, options, screen, conversations, setup=setup)
 
 
+@contextmanager
+def log_to(path: Path) -> Generator[None]:
+    """The chain's own log goes to a file: on the screen it would bury what the demo tells."""
+    logger, handler = logging.getLogger(telemetry.SCOPE), logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = before
+        logger.removeHandler(handler)
+        handler.close()
+
+
 @dataclass(slots=True)
 class _Played:
     """What the load left behind."""
@@ -49,6 +70,7 @@ class _Played:
     workload: Workload
     watch: Watch
     end: float = 0.0
+    late: dict[int, int] = field(default_factory=dict[int, int])
 
 
 async def play(
@@ -63,7 +85,7 @@ async def play(
     folder = Path(tempfile.mkdtemp(prefix="aiecs-resilient-demo-"))
     try:
         history = folder / "history.jsonl"
-        with HistoryRecorder(history, process="demo") as recorder:
+        with HistoryRecorder(history, process="demo") as recorder, log_to(folder / "chain.log"):
             names = await StoreNames.of(stage.storage)
             journal = Journal(recorder)
             problems: list[str] = []
@@ -96,7 +118,7 @@ async def play(
             health=watch.samples,
             holdings=holdings,
             verdict=verdict,
-            late={},
+            late=played.late,
             end=played.end,
         )
     finally:
@@ -122,7 +144,23 @@ async def _load(
         pace=Pace.of(sessions=options.sessions, rate=options.rate),
         seed=options.seed,
     )
-    conductor = Conductor(stage.primary, journal, watch, seconds=options.seconds, on_phase=screen.phase)
+
+    async def look_for_late_writes() -> None:
+        """Right after the thaw, before the chain asks the primary anything: what has it done of its old queue?"""
+        await asyncio.sleep(QUEUE_SECONDS)
+        takeovers = watch.of(telemetry.FAILOVER_COMPLETED)
+        caught = caught_by(journal.entries, takeovers[-1].at if takeovers else None, names.fallback)
+        writes = [(entry.key, entry.op_id) for entry in caught if entry.is_write]
+        played.late[conductor.spans[-2].phase.number] = await stage.done_by_primary(writes)
+
+    conductor = Conductor(
+        stage.primary,
+        journal,
+        watch,
+        seconds=options.seconds,
+        on_phase=screen.phase,
+        on_thaw=look_for_late_writes,
+    )
     played = _Played(conductor, workload, watch)
     journal.start()
     with screen.load(journal, names, options.seconds):
@@ -178,4 +216,4 @@ def _keep_evidence(folder: Path, options: DemoOptions, screen: Screen) -> None:
     """What the verdict rests on, beside the report, so that a failure can be looked into."""
     kept = options.report.absolute().with_suffix(".evidence")
     shutil.copytree(folder, kept, dirs_exist_ok=True)
-    screen.note(f"history and contents of both stores are kept in {kept}")
+    screen.note(f"history, log and the contents of both stores are kept in {kept}")

@@ -7,7 +7,7 @@ even if we are killed; leaving the ``async with`` removes them and their folders
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,7 +19,7 @@ from ..storage import open_storage
 from ..testing.servers import PostgreSQLServer, ValkeyServer
 from .outside_check import Holding
 from .outside_postgresql import read_postgresql
-from .outside_redis import read_redis
+from .outside_redis import count_operations, read_redis
 from .phases import Primary
 
 PRODUCTION: Final = "production.yaml"
@@ -38,6 +38,10 @@ class Stage(Protocol):
         """What both stores hold, read without the library."""
         ...
 
+    async def done_by_primary(self, writes: Sequence[tuple[str, str]]) -> int:
+        """How many of these writes, by key and op_id, the primary holds now; asked without the library."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RealStage:
@@ -50,6 +54,9 @@ class RealStage:
 
     async def read_back(self) -> list[Holding]:
         return [await read_redis(self.primary.url), await read_postgresql(self.fallback.url)]
+
+    async def done_by_primary(self, writes: Sequence[tuple[str, str]]) -> int:
+        return await count_operations(self.primary.url, writes)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ late catches up, so an outage cannot hide by being asked less. Within one sessio
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ class Pace:
         return cls(sessions / rate)
 
     def pauses(self, draw: random.Random) -> Iterator[float]:
-        """Seconds between steps; the first is anywhere within one interval, so that users do not march in step."""
-        yield draw.uniform(0, self.interval)
+        """Seconds between steps. Users arrive one after another, more and more: nobody opens for all at once."""
+        yield 2 * self.interval * math.sqrt(draw.random())
         while True:
             yield self.interval * draw.uniform(0.5, 1.5)
 

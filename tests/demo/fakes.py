@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -102,6 +102,9 @@ class MemoryStage:
 
     async def read_back(self) -> list[Holding]:
         return [await contents(store) for store in self.stores]
+
+    async def done_by_primary(self, writes: Sequence[tuple[str, str]]) -> int:
+        return [await self.stores[0].operation_outcome(*write) for write in writes].count("applied")
 
 
 @asynccontextmanager
