@@ -14,7 +14,6 @@ import contextlib
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import hiredis
 import redis.exceptions as driver
@@ -37,6 +36,7 @@ from ._redis_errors import connection_lost, needs_new_connection, not_connected,
 from ._redis_scripts import Command, Script, Scripts
 
 Reply = Any  # Any: what the driver's parser makes of a reply
+RELOADS = 3  # times that forgotten scripts are loaded again for one request
 PIPELINE = 1_000  # commands sent before their replies are read: bounds what the server must buffer
 
 _FROM_URL = frozenset(
@@ -51,6 +51,12 @@ def driver_options(url: str, connect_timeout: float) -> tuple[type[AbstractConne
         ConfigurationError: the URL cannot be used, or sets something that this backend decides itself.
     """
     where = f"{url.partition('://')[0]}://…" if "://" in url else "the URL"  # it may hold a password
+    for name in _query_of(url):
+        if name not in _FROM_URL and not name.startswith("ssl_"):
+            raise ConfigurationError(
+                f"the query of {where} sets {name!r}, which is an option of this backend or must not be changed; "
+                f"allowed there: {', '.join(sorted(_FROM_URL - {'connection_class'}))}, ssl_*"
+            )
     try:
         pool = ConnectionPool.from_url(url)
     except (ValueError, TypeError):  # not chained: its text may quote parts of the password
@@ -59,12 +65,6 @@ def driver_options(url: str, connect_timeout: float) -> tuple[type[AbstractConne
             "TLS, or unix:///path/of/socket?db=0, with special characters of a password percent-encoded"
         ) from None
     given = pool.connection_kwargs
-    for name in given:
-        if name not in _FROM_URL and not name.startswith("ssl_") and name in _query_of(url):
-            raise ConfigurationError(
-                f"the query of {where} sets {name!r}, which is an option of this backend or must not be changed; "
-                f"allowed there: {', '.join(sorted(_FROM_URL - {'connection_class'}))}, ssl_*"
-            )
     options: dict[str, Any] = {
         name: value for name, value in given.items() if name in _FROM_URL or name.startswith("ssl_")
     }
@@ -80,8 +80,8 @@ def driver_options(url: str, connect_timeout: float) -> tuple[type[AbstractConne
     return pool.connection_class, options
 
 
-def _query_of(url: str) -> set[str]:
-    return {part.partition("=")[0] for part in urlsplit(url).query.split("&") if part}
+def _query_of(url: str) -> list[str]:
+    return [part.partition("=")[0] for part in url.partition("?")[2].split("&") if part]
 
 
 def check_driver(connection: AbstractConnection) -> None:
@@ -186,17 +186,27 @@ class RedisClient:
     async def raw(self, commands: Sequence[Command]) -> list[Reply]:
         """As :meth:`run`, with the server's errors as values. Scripts that the server has forgotten are loaded again."""
         replies = await self._exchange(commands)
-        forgotten = [n for n, reply in enumerate(replies) if isinstance(reply, driver.NoScriptError)]
-        if not forgotten:
-            return replies
-        missing = {self._scripts.by_sha[sha].sha: self._scripts.by_sha[sha] for n in forgotten
-                   if isinstance(sha := commands[n][1], bytes)}  # fmt: skip
-        load = _load(missing.values())
-        with self.unknown_if(len(forgotten) < len(commands)):
-            again = await self._exchange([*load, *[commands[n] for n in forgotten]])
-        for n, reply in zip(forgotten, again[len(load) :], strict=True):
-            replies[n] = reply
+        for attempt in range(1, RELOADS + 1):
+            forgotten = [n for n, reply in enumerate(replies) if isinstance(reply, driver.NoScriptError)]
+            if not forgotten:
+                break
+            calls = {n: self._script_of(commands[n]) for n in forgotten}
+            load = _load({script.sha: script for script in calls.values()}.values())
+            # The last time with the text itself, which works even if somebody flushes all the time.
+            again = [
+                script.evaluate(commands[n]) if attempt == RELOADS else commands[n]
+                for n, script in calls.items()
+            ]
+            with self.unknown_if(len(forgotten) < len(commands)):
+                answers = await self._exchange([*load, *again])
+            for n, reply in zip(forgotten, answers[len(load) :], strict=True):
+                replies[n] = reply
         return replies
+
+    def _script_of(self, command: Command) -> Script:
+        sha = command[1]
+        assert isinstance(sha, bytes)
+        return self._scripts.by_sha[sha]
 
     async def load_scripts(self) -> None:
         """Send all scripts to the server."""

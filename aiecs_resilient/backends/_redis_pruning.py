@@ -8,6 +8,7 @@ several processes from doing the same work; it is a matter of economy only, sinc
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
 from collections import defaultdict
 
@@ -37,6 +38,7 @@ class Pruner:
 
     async def run(self) -> None:
         """Until cancelled. A store that is down is met again at the next turn."""
+        await asyncio.sleep(INTERVAL * random.random())  # noqa: S311  so that processes started together do not walk together
         while True:
             try:
                 if await self._lease():

@@ -34,6 +34,10 @@ class Script:
         keys = tuple(keys)
         return (b"EVALSHA", self.sha, len(keys), *keys, *args)
 
+    def evaluate(self, call: Command) -> Command:
+        """The same call with the text instead of its SHA-1."""
+        return (b"EVAL", self.text, *call[2:])
+
     def __repr__(self) -> str:
         return f"<Script {self.name} {self.sha.decode()[:8]}, {len(self.text):,} bytes>"
 

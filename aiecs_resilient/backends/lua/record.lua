@@ -4,8 +4,9 @@
 --   a b c create -, update and end: incarnation, checkpoint: ns id, writes: ns id task, prune: ns, delete: scope
 --   body  the value, opaque; update: framed counts and fields; prune: framed ids; end: the status
 
-local KIND = { create = 1, update = 2, ending = 3, message = 4, context = 5, checkpoint = 6, writes = 7, prune = 8,
-  delete = 9 }
+local KIND = {
+  create = 1, update = 2, ending = 3, message = 4, context = 5, checkpoint = 6, writes = 7, prune = 8, delete = 9,
+}
 local REFERS = { [KIND.message] = true, [KIND.context] = true, [KIND.checkpoint] = true, [KIND.writes] = true }
 local MARKED, HAS_EFFECT, HAS_BODY = 1, 2, 4
 local TRUE, FALSE = '\195', '\194'  -- answers are MessagePack, because a replayed one may be anything
