@@ -4,8 +4,8 @@ Three phases. *Closed*: everybody passes, results go into a sliding window. *Ope
 is over, which doubles while the store keeps failing. *Half-open*: as many calls as there are probes pass, each on a lease;
 if all succeed the breaker closes, at the first that fails it opens again.
 
-Each stay in a phase is a period with a number of its own, and every admission carries it: the late result of a call that
-was admitted in another period is a stranger and changes nothing. Everything that takes time is told the time.
+Each stay in a phase is a period that gives out admissions of its own and knows no others: the late result of a call that
+was admitted in another period is a stranger's and changes nothing. Everything that takes time is told the time.
 """
 
 from __future__ import annotations
@@ -118,12 +118,11 @@ class Listener(Protocol):
 
 
 class Admission:
-    """Leave to make one call: the number of the period it was given in, and for a probe when its lease ends."""
+    """Leave to make one call, told apart by identity; a probe's also knows when its lease ends."""
 
-    __slots__ = ("expires", "period")
+    __slots__ = ("expires",)
 
-    def __init__(self, period: int, expires: float = math.inf) -> None:
-        self.period = period
+    def __init__(self, expires: float = math.inf) -> None:
         self.expires = expires
 
 
@@ -132,7 +131,7 @@ class BreakerState:
 
     Attributes:
         phase: closed, open or half-open.
-        ordinary: the admission of this period's calls, while closed.
+        ordinary: the admission of all calls of this period while closed, else None.
         trips: how often it has opened in a row, without the store having done well for as long as it was open.
         opened: how often it has opened in all.
         refused: calls not let through; in observe mode, calls that would not have been.
@@ -141,25 +140,25 @@ class BreakerState:
     """
 
     __slots__ = (
-        "_closed_at", "_forced", "_leases", "_mode", "_open_period", "_period", "_policy", "_random", "_successes",
-        "_until", "_window", "listeners", "on_change", "opened", "opened_at", "ordinary", "phase", "refused",
+        "_closed_at", "_forced", "_leases", "_mode", "_open_period", "_policy", "_random", "_slow_after",
+        "_successes", "_until", "_window", "listeners", "on_change", "opened", "opened_at", "ordinary", "phase", "refused",
         "tripped_by", "trips",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy | None = None, *, source: random.Random | None = None) -> None:
         self._policy = policy or BreakerPolicy()
+        self._slow_after = self._policy.slow_after  # looked at in every call
         self._window = self._policy.window()
         self._random = source or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._mode: Mode = "auto"
         self._forced: Mode | None = None
-        self._period = 0
         self._leases: set[Admission] = set()
         self._successes = 0
         self._until = 0.0
         self._open_period = 0.0
         self._closed_at = -math.inf
         self.phase = Phase.CLOSED
-        self.ordinary = Admission(0)
+        self.ordinary: Admission | None = Admission()
         self.trips = 0
         self.opened = 0
         self.refused = 0
@@ -179,6 +178,7 @@ class BreakerState:
         if (policy.window_calls, policy.window_time) != (self._policy.window_calls, self._policy.window_time):
             self._window = policy.window()
         self._policy = policy
+        self._slow_after = policy.slow_after
         if mode != self._mode:
             before = self.mode
             self._mode = mode
@@ -209,21 +209,20 @@ class BreakerState:
 
     def admit(self, now: float) -> Admission | None:
         """Leave for one call, to be handed to exactly one of :meth:`succeeded`, :meth:`failed` and :meth:`neutral`; or None."""
-        if self.phase is Phase.CLOSED:
+        if self.ordinary is not None:
             return self.ordinary
         if self.phase is Phase.OPEN and now >= self._until:
             self._successes = 0
-            self._leases.clear()
             self._enter(Phase.HALF_OPEN)
         if self.phase is Phase.HALF_OPEN:
             for lease in [lease for lease in self._leases if lease.expires <= now]:
                 self._leases.discard(lease)  # it hangs; the next one may have better luck
             if len(self._leases) + self._successes < self._policy.probes:
-                lease = Admission(self._period, now + self._policy.probe_lease)
+                lease = Admission(now + self._policy.probe_lease)
                 self._leases.add(lease)
                 return lease
         self.refused += 1
-        return Admission(-1) if self.mode == "observe" else None
+        return Admission() if self.mode == "observe" else None
 
     def probe_in(self, now: float) -> float | None:
         """Seconds until the next call may pass; None while that is not a matter of time."""
@@ -237,10 +236,8 @@ class BreakerState:
 
     def succeeded(self, admission: Admission, elapsed: float, now: float) -> None:
         """The store answered, well or slowly."""
-        if admission.period != self._period:
-            return
-        slow = elapsed >= self._policy.slow_after
-        if self.phase is Phase.CLOSED:
+        slow = elapsed >= self._slow_after
+        if admission is self.ordinary:
             self._window.add(False, slow, now)
             if slow:
                 self._judge(now)
@@ -255,13 +252,10 @@ class BreakerState:
 
     def failed(self, admission: Admission, elapsed: float, now: float) -> None:
         """The store is at fault."""
-        if admission.period != self._period:
-            return
-        if self.phase is Phase.CLOSED:
-            self._window.add(True, elapsed >= self._policy.slow_after, now)
+        if admission is self.ordinary:
+            self._window.add(True, elapsed >= self._slow_after, now)
             self._judge(now)
         elif admission in self._leases:
-            self._leases.discard(admission)
             self._trip(now)
 
     def neutral(self, admission: Admission) -> None:
@@ -291,9 +285,9 @@ class BreakerState:
 
     def _enter(self, phase: Phase) -> None:
         before = self.phase
-        self._period += 1
         self.phase = phase
-        self.ordinary = Admission(self._period)
+        self._leases.clear()
+        self.ordinary = Admission() if phase is Phase.CLOSED else None
         if self.on_change is not None and before is not phase:
             self.on_change(before, phase)  # last: whoever is told may look, and even act
 

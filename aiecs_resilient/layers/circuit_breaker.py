@@ -158,8 +158,11 @@ class CircuitBreaker(UniformLayer):
         self, op: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         state = self.state
-        started = monotonic()
-        admission = state.ordinary if state.phase is Phase.CLOSED else self._admit(op, started)
+        clock = (
+            asyncio.get_running_loop().time
+        )  # `monotonic` finds the loop anew each time, and this is every call's way
+        started = clock()
+        admission = state.ordinary or self._admit(op, started)
         if state.listeners:
             self._tell("before_call", lambda listener: listener.before_call(self, call, *args, **kwargs))
         try:
@@ -170,7 +173,7 @@ class CircuitBreaker(UniformLayer):
         except BaseException:  # a cancelled call, or a bug: neither is the store's doing
             state.neutral(admission)
             raise
-        now = monotonic()
+        now = clock()
         state.succeeded(admission, now - started, now)
         if state.listeners:
             self._tell("success", lambda listener: listener.success(self))
