@@ -189,9 +189,7 @@ def begin(op: Operation) -> tuple[OperationContext, Token[OperationContext | Non
                 operation=op.name,
             )
         context.claimed = op.name
-    limit = _deadline.get()
-    if limit is not None and (context.deadline is None or limit < context.deadline):
-        context.deadline = limit
+    context.deadline = _deadline.get()  # a scope may name several reads: each has its own time
     return context, _active.set(context)
 
 

@@ -220,9 +220,9 @@ class RecordingBackend(Backend):
                         Kind.DELETE,
                         item.key,
                         {"scope": item.scope, "before": item.before},
-                        f"/{removed + n}",
+                        f"/{item.before}",  # the same again if a retry of the whole finds it again, and never another
                     )
-                    for n, item in enumerate(idle)
+                    for item in idle
                 ]
                 gone = sum(bool(_settled(result).answer) for result in await self.apply(mutations))
                 removed += gone
