@@ -35,6 +35,38 @@ def columns(mutations: Sequence[Mutation], expires_at: Sequence[int]) -> list[li
     return [list(column) for column in zip(*rows, strict=True)]
 
 
+def plain(m: Mutation, expires_at: int) -> tuple[str, list[Any]] | None:
+    """The query and arguments for a write that is made all the time, a message or a counter; None for all others."""
+    if m.format != FORMAT or not m.body or "dead" in m.body:
+        return None
+    if m.kind == Kind.MESSAGE:
+        content = [escape_text(m.body["role"]), escape_text(m.body["content"]), m.body["metadata"]]
+        return "append", [*_head(m, expires_at), *content]
+    if m.kind == Kind.UPDATE and not m.body["fields"] and m.expected_version is None:
+        inc = m.body["inc"].encode() if "inc" in m.body else None
+        counts = [m.body[name] for name in ("requests", "time_us", "errors")]
+        return "count_up", [*_head(m, expires_at), _json(_update(m.body)), inc, *counts]
+    return None
+
+
+def _head(m: Mutation, expires_at: int) -> list[Any]:
+    return [
+        encode_key(m.key),
+        escape_text(m.key),
+        m.op_id.encode(),
+        m.fingerprint,
+        m.occurred_at,
+        m.stamp,
+        m.replay,
+        m.rank,
+        m.epoch,
+        escape_text(m.home),
+        m.mark,
+        expires_at,
+        _json(m.answer) if m.replay else "true",
+    ]
+
+
 def _row(m: Mutation, expires_at: int) -> tuple[Any, ...]:
     whole = not m.replay or bool(m.body.keys() - _DEAD)
     body, role, content, data, metadata = _parts(m.kind, m.body) if whole else ({}, None, None, None, None)

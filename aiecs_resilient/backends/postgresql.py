@@ -35,7 +35,7 @@ from ._base import empty_metrics
 from ._postgresql_migrate import migrate
 from ._postgresql_options import read_address
 from ._postgresql_pool import Pool
-from ._postgresql_rows import Row, applied, checkpoint, columns, replay, session
+from ._postgresql_rows import Row, applied, checkpoint, columns, plain, replay, session
 from ._postgresql_sql import check_schema, listing, queries, records
 from ._store import DEFAULT_CONTEXT_VERSIONS, DEFAULT_RETENTION_SECONDS, StoreBackend
 
@@ -46,6 +46,7 @@ PRUNE_SECONDS = 60.0  # between two rounds, give or take half
 PRUNE_STEP = 1_000  # rows per step: long enough to be efficient, short enough to hold no lock for long
 EXACT_TOTALS = 50_000  # above, the figures of get_metrics come from statistics
 OVERFLOW_IDLE_SECONDS = 30.0
+UNIQUE_VIOLATION = "23505"
 _LAST = 2**63 - 1
 
 
@@ -212,15 +213,14 @@ class PostgreSQLStorageBackend(StoreBackend):
         pool = self._opened()
         if not mutations:
             return []
-        rows = await pool.fetch(
-            self._sql["apply"],
-            *columns(mutations, [self._expiry(mutation) for mutation in mutations]),
-            any(mutation.epoch for mutation in mutations),
-            _given_now(),
-            self._max_age_us,
-            self._retention_us,
-            self._context_versions,
+        expiries = [self._expiry(mutation) for mutation in mutations]
+        common = (_given_now(), self._max_age_us, self._retention_us, self._context_versions)
+        rows = (
+            await self._apply_plain(pool, mutations[0], expiries[0], common) if len(mutations) == 1 else None
         )
+        if rows is None:
+            fenced = any(mutation.epoch for mutation in mutations)
+            rows = await pool.fetch(self._sql["apply"], *columns(mutations, expiries), fenced, *common)
         results: list[Any] = [None] * len(mutations)
         for row in rows:
             place = int(row["n"]) - 1
@@ -229,6 +229,21 @@ class PostgreSQLStorageBackend(StoreBackend):
                 result.backend = self.name
             results[place] = result
         return results
+
+    async def _apply_plain(
+        self, pool: Pool, mutation: Mutation, expires_at: int, common: tuple[int | None, ...]
+    ) -> list[Row] | None:
+        """The short way for a message or a counter; None where only the general one will do."""
+        call = plain(mutation, expires_at)
+        if call is None:
+            return None
+        name, arguments = call
+        try:
+            return await pool.fetch(self._sql[name], *arguments, *common)
+        except StorageError as error:
+            if getattr(error.__cause__, "sqlstate", None) != UNIQUE_VIOLATION:
+                raise
+            return None  # the same identity came twice at the same moment: rolled back, and looked at closely
 
     # ------------------------------------------------------------------ reads
 

@@ -10,7 +10,6 @@ from aiecs_resilient.backends.postgresql import PostgreSQLStorageBackend
 from aiecs_resilient.testing.contract import ReplicaContract, StorageContract
 from aiecs_resilient.testing.servers import PostgreSQLServer
 
-
 TABLES = ("keys", "records", "sessions", "contexts", "checkpoints", "writes")
 EMPTY = f"DO $$ BEGIN {' '.join(f'DELETE FROM aiecs.{table};' for table in TABLES)} END $$"
 
@@ -18,7 +17,7 @@ EMPTY = f"DO $$ BEGIN {' '.join(f'DELETE FROM aiecs.{table};' for table in TABLE
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """One server for all; tests work on ids of their own."""
-    with PostgreSQLServer() as server:
+    with PostgreSQLServer(fsync=False) as server:
         yield server.url
 
 

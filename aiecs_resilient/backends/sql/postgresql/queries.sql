@@ -7,6 +7,16 @@ SELECT * FROM aiecs.apply($1::text[], $2::text[], $3::bytea[], $4::text[], $5::b
   $16::smallint[], $17::boolean[], $18::jsonb[], $19::text[], $20::text[], $21::bytea[], $22::bytea[],
   $23::boolean, $24::bigint, $25::bigint, $26::bigint, $27::integer)
 
+-- name: append
+SELECT * FROM aiecs.append($1::text, $2::text, $3::bytea, $4::bytea, $5::bigint, $6::bigint, $7::boolean, $8::bigint,
+  $9::bigint, $10::text, $11::boolean, $12::bigint, $13::jsonb, $14::text, $15::text, $16::bytea,
+  $17::bigint, $18::bigint, $19::bigint, $20::integer)
+
+-- name: count_up
+SELECT * FROM aiecs.count_up($1::text, $2::text, $3::bytea, $4::bytea, $5::bigint, $6::bigint, $7::boolean, $8::bigint,
+  $9::bigint, $10::text, $11::boolean, $12::bigint, $13::jsonb, $14::jsonb, $15::bytea, $16::bigint, $17::bigint,
+  $18::bigint, $19::bigint, $20::bigint, $21::bigint, $22::integer)
+
 -- name: read_session
 SELECT k.clock, x.inc, x.created, x.user_id, x.metadata, x.created_at, x.requests, x.time_us, x.errors, x.fields,
        x.ended, x.ended_by, x.ended_status, x.touched, x.touched_at
@@ -76,7 +86,7 @@ SELECT EXISTS (SELECT FROM aiecs.records r WHERE r.key = $1::text AND r.op_id = 
 SELECT k.id, x.inc, x.created, x.user_id, x.metadata, x.created_at, x.requests, x.time_us, x.errors, x.fields,
        x.ended, x.ended_by, x.ended_status, x.touched, x.touched_at
   FROM aiecs.sessions x JOIN aiecs.keys k ON k.key = x.key AND k.current_inc = x.inc
- WHERE x.key > $1::text COLLATE "C"
+ WHERE x.key > $1::text COLLATE "C" AND k.key > $1::text COLLATE "C"  -- both, so that either index starts there
    AND (k.session_expires = 0 OR k.session_expires > coalesce($3::bigint, aiecs.statement_us()))
    /*filter*/
  ORDER BY x.key LIMIT $2::bigint
@@ -93,7 +103,7 @@ SELECT k.id, x.inc, x.created, x.user_id, x.metadata, x.created_at, x.requests, 
 SELECT k.id FROM aiecs.keys k
  WHERE k.has_thread AND k.key > $1::text COLLATE "C"
    AND (k.thread_expires = 0 OR k.thread_expires > coalesce($3::bigint, aiecs.statement_us()))
-   AND EXISTS (SELECT FROM aiecs.checkpoints c WHERE c.key = k.key AND c.ns = '' AND c.data IS NOT NULL)
+   AND (SELECT true FROM aiecs.checkpoints c WHERE c.key = k.key AND c.ns = '' AND c.data IS NOT NULL LIMIT 1)
  ORDER BY k.key LIMIT $2::bigint
 
 -- name: read_records
