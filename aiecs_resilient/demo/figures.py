@@ -138,7 +138,8 @@ class Outage:
         fail_over, fail_back: seconds from those to the takeover and to the primary leading again; None if it did not happen.
         caught: operations that were under way at the primary when it failed and were answered by the fallback after all.
         longest: the longest that any caller waited for an operation begun in the outage, in seconds.
-        replayed: operations that the primary was given afterwards, because it had missed them.
+        missed: acknowledged writes that only the fallback held until the primary led again.
+        replayed: records that the primary was offered afterwards; what it had already, it recognised.
         late: writes that the frozen primary applied after the application had long been answered; None if not looked for.
     """
 
@@ -149,6 +150,7 @@ class Outage:
     fail_back: float | None
     caught: int
     longest: float
+    missed: int
     replayed: int
     tally: Tally
     late: int | None = None
@@ -185,6 +187,14 @@ def outages(
                 fail_back=None if given_back is None else given_back - returned,
                 caught=len(caught_by(entries, taken, fallback)),
                 longest=max((e.latency for e in entries if e.phase == span.phase.number), default=0.0),
+                missed=sum(
+                    entry.outcome == OK
+                    and entry.is_write
+                    and entry.served_by == fallback
+                    and entry.durability != "both"
+                    and span.start <= entry.ended < until
+                    for entry in entries
+                ),
                 replayed=sum(
                     happening.number("replayed")
                     for happening in mine

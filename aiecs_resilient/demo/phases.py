@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from .journal import Journal
 from .watch import Watch
 
-STEP_LIMIT: Final = 25.0  # seconds in which a returned primary has to lead again
+STEP_LIMIT: Final = 30.0  # seconds in which a returned primary has to lead again
 STEP_POLL: Final = 0.05
 
 
@@ -48,13 +48,13 @@ class Phase:
 
 PHASES: Final = (
     Phase(1, "healthy", 0.14),
-    Phase(2, "primary killed", 0.2, Fault.KILL, outage=True),
+    Phase(2, "primary killed", 0.18, Fault.KILL, outage=True),
     Phase(3, "primary back", 0.06, Fault.RESTART, until_healthy=True),
-    Phase(4, "healthy again", 0.14),
-    Phase(5, "primary frozen", 0.2, Fault.FREEZE, outage=True),
+    Phase(4, "healthy again", 0.13),
+    Phase(5, "primary frozen", 0.18, Fault.FREEZE, outage=True),
     Phase(6, "primary thawed", 0.12, Fault.THAW, until_healthy=True),
 )
-# The rest of the seconds is what fail-backs take: two times about 7 % at the default length.
+# The rest of the seconds is what the two fail-backs take, about 4 s each at the default length.
 
 
 class Primary(Protocol):

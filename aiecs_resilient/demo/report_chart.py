@@ -91,7 +91,7 @@ def _phases(svg: Svg, x: Axis, result: Result) -> None:
         start, width = x(span.start), x(span.end) - x(span.start)
         tip = f"phase {span.phase.number}: {span.phase.title}, {span.start:.1f} s to {span.end:.1f} s"
         svg.rect(start + 1, PHASES_TOP, width - 2, PHASES_HEIGHT, style, tip=tip, radius=4)
-        fits = width > 7.2 * len(span.phase.title) + 26
+        fits = width > 6.6 * len(span.phase.title) + 16
         title = f"{span.phase.number}  {span.phase.title}" if fits else str(span.phase.number)
         svg.text(
             start + width / 2,

@@ -82,12 +82,14 @@ def _tiles(result: Result) -> str:
         f'<div class="tile"><b>{count(result.total.acknowledged)}</b><span>writes acknowledged</span></div>'
     )
     second = f'<div class="tile"><b>{count(result.total.by_fallback)}</b><span>served by {escape(result.fallback)}</span></div>'
-    zeros = "".join(
-        f'<div class="tile {"bad" if result.verdict.violations.get(name, 0) else "good"}">'
-        f"<b>{count(result.verdict.violations.get(name, 0))}</b><span>{text}</span></div>"
-        for name, text in TILES
-    )
-    return f'<div class="tiles">{first}{second}{zeros}</div>'
+    zeros = "".join(_zero(result.verdict.violations.get(name, 0), text) for name, text in TILES)
+    errors = _zero(result.total.failed, "errors for callers", style="note")
+    return f'<div class="tiles">{first}{second}{errors}{zeros}</div>'
+
+
+def _zero(found: int, text: str, *, style: str = "bad") -> str:
+    """A number that should be zero."""
+    return f'<div class="tile {style if found else "good"}"><b>{count(found)}</b><span>{text}</span></div>'
 
 
 def _problems(result: Result) -> str:

@@ -71,7 +71,14 @@ def phase_table(result: Result) -> Table:
 def outage_table(result: Result) -> Table:
     table = _table(f"Losing {result.primary}")
     table.add_column("outage", no_wrap=True)
-    for name in ("time to fail over", "time to fail back", "longest wait", "caught in flight", "replayed"):
+    for name in (
+        "time to fail over",
+        "time to fail back",
+        "longest wait",
+        "caught in flight",
+        "missed",
+        "offered",
+    ):
         table.add_column(name, justify="right")
     for outage in result.outages:
         table.add_row(
@@ -80,6 +87,7 @@ def outage_table(result: Result) -> Table:
             duration(outage.fail_back),
             duration(outage.longest),
             count(outage.caught),
+            count(outage.missed),
             count(outage.replayed),
         )
     return table

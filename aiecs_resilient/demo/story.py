@@ -107,16 +107,22 @@ def _taken_over(outage: Outage, fallback: str) -> str:
     return (
         f"{fallback} took over after {duration(outage.fail_over)}. What was under way was repeated there, each write under "
         f"the identity it had from the start; {errors}, and the longest wait was {duration(outage.longest)}. "
-        f"{fallback} acknowledged {plural(outage.tally.by_fallback, 'write')} and kept a mark with each: the other store lacks this."
+        f"{fallback} then acknowledged {plural(outage.missed, 'write')} alone, each with a mark: the other store lacks this."
     )
 
 
 def _returned(outage: Outage, primary: str, fallback: str) -> str:
     if outage.fail_back is None:
         return f"{primary} did not lead again within the run."
+    again = (
+        f" ({plural(outage.replayed, 'record')} offered, the last seconds before the crash once more in case its file had "
+        "lost its end; what it had already it recognised)"
+        if outage.fault is Fault.KILL
+        else f" ({plural(outage.replayed, 'record')} offered; what it had already it recognised)"
+    )
     return (
-        f"By those marks {primary} was then brought level ({plural(outage.replayed, 'record')} replayed, none of them twice), while "
-        f"{fallback} went on serving, and it led again {duration(outage.fail_back)} after its return."
+        f"By those marks {primary} was brought level{again} while {fallback} went on serving, and it led again "
+        f"{duration(outage.fail_back)} after its return."
     )
 
 
