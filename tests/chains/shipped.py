@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,31 @@ Mapped = dict[str, Any]
 
 def production(*, hot: Mapped, cold: Mapped) -> Mapped:
     """``production.yaml`` over these stores."""
-    config: Mapped = yaml.safe_load((CONFIG / "production.yaml").read_text())
-    config["backends"] = {"hot": hot, "cold": cold}
+    return {**_read("production.yaml"), "backends": {"hot": hot, "cold": cold}}
+
+
+@cache
+def _read(name: str) -> Mapped:
+    """Once: hundreds of tests want it, and nobody changes it."""
+    config: Mapped = yaml.safe_load((CONFIG / name).read_text())
     return config
 
 
 def fresh_mark() -> str:
     """A prefix, schema or file name that nobody has used."""
     return f"t{uuid.uuid4().hex[:16]}"
+
+
+def all_layers(store: Mapped) -> Mapped:
+    """Everything that stands over a single store, in the order that ``check`` asks for."""
+    layers: list[str | Mapped] = [
+        "tracing",
+        "metrics",
+        "logging",
+        {"deadline": {"total": "5s"}},
+        "retry",
+        "circuit_breaker",
+        "timeout",
+        {"backend": "only"},
+    ]
+    return {"version": 1, "backends": {"only": store}, "pipeline": layers}
