@@ -21,7 +21,7 @@ from aiecs_resilient.testing.servers import ValkeyServer
 LONG = "𝔘" * 512
 KEYS = ["k", "k\x00", "k\x00\x01", LONG]
 CHECKPOINTS = ["c", "c\x00", "ü:{*}", LONG[1:]]
-SPACES = ["", "", "n\x00s"]
+SPACES = ["", "", "", "n\x00s"]
 SEEDS = range(20)
 ROUNDS = 14
 
@@ -58,10 +58,11 @@ class Source:
                 lambda: self.place() | {"task": pick(["t", "t\x00"]), "path": "p", "value": self.value()},
             ),
             (2, Kind.PRUNE, lambda: {"ns": pick(SPACES), "keep": pick([0, 1, 2])}),
-            (1, Kind.DELETE, self.delete),
+            (2, Kind.DELETE, self.delete),
         ]
         [(_, kind, make)] = self.random.choices(makers, [weight for weight, _, _ in makers])
-        key, body = pick(KEYS), make()
+        body = make()
+        [key] = self.random.choices(KEYS, [6, 3, 1, 2])
         item = Mutation(
             key=key,
             op_id=f"{pick(['a', 'b', 'b' + chr(0)])}{number}",
@@ -73,7 +74,7 @@ class Source:
             rank=pick([0, 0, 0, 1]),
             mark=pick([False, True]),
             expected_version=pick([0, self.now, 10**30]) if chance() < 0.08 else None,
-            expires_at=self.now + self.random.randint(1, 300_000) if chance() < 0.15 else 0,
+            expires_at=self.now + self.random.randint(1, 300_000) if chance() < 0.3 else 0,
             format=pick([1] * 60 + [2]),
         )
         if chance() < 0.1:
@@ -91,7 +92,8 @@ class Source:
         return encode({"n": self.random.random(), "t": (1, b"\x00\xff")}, "value")
 
     def place(self) -> dict[str, Any]:
-        return {"ns": self.random.choice(SPACES), "id": self.random.choice(CHECKPOINTS)}
+        [id] = self.random.choices(CHECKPOINTS, [6, 2, 1, 1])
+        return {"ns": self.random.choice(SPACES), "id": id}
 
     def update(self) -> dict[str, Any]:
         names = self.random.sample(
@@ -194,7 +196,7 @@ async def everything(store: StoreBackend, now: int) -> dict[Any, Any]:
                 (1, now, now - 99),
             ):
                 found[key, page] = await store._read_messages(key, *page)
-            for ns in SPACES[1:]:
+            for ns in SPACES[2:]:
                 found[key, ns] = (
                     await store._read_checkpoints(key, ns, 0),
                     await store._read_checkpoints(key, ns, 2),
@@ -239,3 +241,32 @@ async def records(store: StoreBackend, since: int, open_only: bool) -> list[Muta
         after = page.cursor
         if after is None:
             return found
+
+
+async def test_expired_beside_a_living_thread(redis: RedisStorageBackend) -> None:
+    """A session that expired is cleaned up although a replay moved the clock of its id after that."""
+    source = Source(0)
+    start = source.now
+    steps: list[tuple[int, str, dict[str, Any], int]] = [
+        (0, Kind.CREATE, {"user_id": "u", "metadata": b"\x80"}, start + 100),
+        (500, Kind.CHECKPOINT, source.place() | {"data": b"\x80", "metadata": b"\x80", "parent": ""}, 0),
+        (900, Kind.DELETE, {"scope": Scope.SESSION, "before": start + 101}, 0),
+    ]
+    async with MemoryStorageBackend() as memory:
+        for after, kind, body, expires_at in steps:
+            item = Mutation(
+                key="k",
+                op_id=kind,
+                kind=kind,
+                body=body,
+                fingerprint=b"0" * 16,
+                occurred_at=start,
+                stamp=start + after,
+                expires_at=expires_at,
+                replay=kind == Kind.CHECKPOINT,
+            )
+            [result] = await both(redis, memory, [item], start + after)
+        assert isinstance(result, Applied)
+        assert result.answer is True
+        mine, theirs = [await everything(store, start + 999) for store in (redis, memory)]
+        assert mine == theirs
