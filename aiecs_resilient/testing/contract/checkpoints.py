@@ -12,7 +12,7 @@ from ...clock import iso, use_wall_clock, wall_us
 from ...errors import ConflictError, InvalidValueError
 from ...interface import Backend, Json
 from ...operations import operation
-from ._base import ContractBase, fresh, version_of
+from ._base import ContractBase, fresh, named, version_of
 
 
 class CheckpointContract(ContractBase):
@@ -34,7 +34,7 @@ class CheckpointContract(ContractBase):
         }
         assert datetime.fromisoformat(checkpoint["created_at"]).tzinfo is None
 
-    async def test_metadata_defaults_to_an_empty_dict(self, storage: Backend) -> None:
+    async def test_a_checkpoint_has_metadata_by_default(self, storage: Backend) -> None:
         """No metadata is an empty dict, never None."""
         thread = fresh("t")
         await storage.store_checkpoint(thread, "c", {})
@@ -95,7 +95,7 @@ class CheckpointContract(ContractBase):
         thread, now = fresh("t"), wall_us()
         with use_wall_clock(lambda: now):
             for n in range(10):
-                await storage.store_checkpoint(thread, f"c{9 - n}", {})
+                await named(f"op{9 - n}", storage.store_checkpoint(thread, f"c{9 - n}", {}))
         assert _ids(await storage.list_checkpoints(thread)) == [f"c{n}" for n in range(10)]
 
     async def test_put_checkpoint_is_the_same_store(self, storage: Backend) -> None:
@@ -200,6 +200,14 @@ class PendingWritesContract(ContractBase):
         assert found == [*first, ("last", 1)]
         assert all(type(write) is tuple for write in found)
         assert type(found[0][1]["k"]) is tuple
+
+    async def test_clock_ties_do_not_decide_the_order_of_tasks(self, storage: Backend) -> None:
+        """Tasks put in the same microsecond, with falling identities and names, keep their order."""
+        thread, now = fresh("t"), wall_us()
+        with use_wall_clock(lambda: now):
+            for n in range(9):
+                await named(f"op{9 - n}", storage.put_writes(thread, "c", f"task{9 - n}", [("n", n)]))
+        assert await storage.get_writes(thread, "c") == [("n", n) for n in range(9)]
 
     async def test_the_same_task_again_replaces_its_writes(self, storage: Backend) -> None:
         """A task's writes are replaced as a whole and move to the end; other tasks keep theirs."""

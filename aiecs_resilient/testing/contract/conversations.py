@@ -11,7 +11,7 @@ from ...clock import iso, use_wall_clock, wall_us
 from ...errors import InvalidValueError
 from ...interface import Backend, Json
 from ...operations import operation
-from ._base import ContractBase, contents, fresh, observed, say
+from ._base import ContractBase, contents, fresh, named, observed, say
 
 
 class ConversationContract(ContractBase):
@@ -31,7 +31,7 @@ class ConversationContract(ContractBase):
         assert isinstance(message["position"], int)
         assert message["position"] == op.position
 
-    async def test_metadata_defaults_to_an_empty_dict(self, storage: Backend) -> None:
+    async def test_a_message_has_metadata_by_default(self, storage: Backend) -> None:
         """No metadata is an empty dict, never None."""
         key = fresh()
         await say(storage, key, "hello")
@@ -73,10 +73,15 @@ class ConversationContract(ContractBase):
             await storage.get_conversation_history(fresh(), -1)
 
     async def test_clock_ties_do_not_decide_the_order(self, storage: Backend) -> None:
-        """Messages of the same microsecond keep the order of acknowledgement and have distinct, rising positions."""
+        """Messages of the same microsecond keep the order of acknowledgement and have distinct, rising positions.
+
+        Nor do their identities decide, which fall here.
+        """
         key, now = fresh(), wall_us()
         with use_wall_clock(lambda: now):
-            await say(storage, key, *(f"m{n}" for n in range(30)))
+            for n in range(30):
+                call = storage.add_conversation_message(key, "user", f"m{n}")
+                assert await named(f"op{99 - n}", call) is True
         history = await storage.get_conversation_history(key, 0)
         assert contents(history) == [f"m{n}" for n in range(30)]
         _assert_rising(history)

@@ -386,7 +386,7 @@ class ReplicationContract(ContractBase):
         assert found[idle].scope == Scope.ALL
         assert len(await storage.read_idle(first.stamp + 1, 1)) == 1
 
-    async def test_expiry_is_data(self, storage: Backend) -> None:
+    async def test_a_session_expires_as_data(self, storage: Backend) -> None:
         """After expires_at session, messages and contexts count as gone; the thread of the same id has its own expiry."""
         key, past = fresh(), wall_us() - 1_000
         gone: dict[str, Any] = {"stamp": past - 9, "expires_at": past, "replay": True}
@@ -401,10 +401,29 @@ class ReplicationContract(ContractBase):
         assert state["session"] is None
         assert (state["messages"], state["contexts"]) == ([], [])
         assert await storage.get_task_context(key) is None
+        assert key not in [session["session_id"] for session in await storage.list_sessions(user_id="u")]
         assert [item["data"] for item in state["checkpoints"]] == [1]
-        assert any(
-            item.key == key and item.scope == Scope.SESSION for item in await storage.read_idle(0, 100_000)
+        idle = [item.scope for item in await storage.read_idle(0, 100_000) if item.key == key]
+        assert idle == [Scope.SESSION]
+
+    async def test_a_thread_expires_as_data(self, storage: Backend) -> None:
+        """After expires_at checkpoints and pending writes count as gone; the session of the same id has its own expiry."""
+        key, past = fresh(), wall_us() - 1_000
+        gone: dict[str, Any] = {"stamp": past - 9, "expires_at": past, "replay": True}
+        await apply(
+            storage,
+            make.message(key, "x", expires_at=wall_us() + HOUR_US),
+            make.checkpoint(key, "c", 1, **gone),
+            make.writes(key, "c", "t", 1, **gone),
         )
+        assert await storage.get_checkpoint(key) is None
+        assert await storage.get_checkpoint(key, "c") is None
+        assert await storage.list_checkpoints(key) == []
+        assert await storage.get_writes(key, "c") == []
+        assert await storage.list_threads(after=key[:-1], limit=1) != [key]
+        assert contents(await storage.get_conversation_history(key)) == ["x"]
+        idle = [item.scope for item in await storage.read_idle(0, 100_000) if item.key == key]
+        assert idle == [Scope.THREAD]
 
     async def test_life_after_expiry(self, storage: Backend) -> None:
         """The first write after an expiry starts from nothing and says so in its effect; it is itself visible."""

@@ -42,7 +42,7 @@ class SessionContract(ContractBase):
         assert counters == [0, 0.0, 0]
         assert [type(counter) for counter in counters] == [int, float, int]
 
-    async def test_metadata_defaults_to_an_empty_dict(self, storage: Backend) -> None:
+    async def test_a_session_has_metadata_by_default(self, storage: Backend) -> None:
         """No metadata is an empty dict, never None."""
         assert (await storage.create_session(fresh(), "u"))["metadata"] == {}
 
@@ -93,11 +93,16 @@ class SessionContract(ContractBase):
         )
 
     async def test_processing_time_is_exact_to_the_microsecond(self, storage: Backend) -> None:
-        """Ten times 0.1 s is 1.0 s: time is kept in whole microseconds, not as a sum of floats."""
+        """Ten times 0.1 s is 1.0 s: time is kept in whole microseconds, not as a sum of floats, and none is dropped."""
         key = fresh()
         await storage.create_session(key, "u")
-        for _ in range(10):
+        await storage.update_session(key, add_processing_time=1e-6)
+        session = await storage.get_session(key)
+        assert session is not None
+        assert session["total_processing_time"] == 1e-6
+        for _ in range(9):
             await storage.update_session(key, add_processing_time=0.1)
+        await storage.update_session(key, add_processing_time=0.099999)
         session = await storage.get_session(key)
         assert session is not None
         assert session["total_processing_time"] == 1.0

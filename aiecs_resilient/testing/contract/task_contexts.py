@@ -9,7 +9,7 @@ import pytest
 from ...clock import use_wall_clock, wall_us
 from ...errors import ConflictError, InvalidValueError
 from ...interface import Backend
-from ._base import ContractBase, fresh, version_of
+from ._base import ContractBase, fresh, named, version_of
 
 
 class TaskContextContract(ContractBase):
@@ -64,7 +64,7 @@ class TaskContextContract(ContractBase):
         key, now = fresh(), wall_us()
         with use_wall_clock(lambda: now):
             for n in range(5):
-                await storage.store_task_context(key, n)
+                await named(f"op{9 - n}", storage.store_task_context(key, n))
         assert await storage.get_task_context(key) == 4
 
     async def test_a_context_expects_a_version(self, storage: Backend) -> None:
