@@ -51,6 +51,19 @@ async def test_what_was_stored_is_there_after_reopening(path: Path) -> None:
     assert len(incarnations) == 1
 
 
+async def test_acknowledgements_are_durable(path: Path) -> None:
+    """The connection that writes has a write-ahead log, syncs it fully at each commit, and those that read cannot write."""
+    async with SQLiteStorageBackend(path) as storage:
+
+        def settings(batch: Batch) -> list[object]:
+            names = ("journal_mode", "synchronous", "fullfsync", "query_only")
+            return [batch.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+        assert await storage._writer.call(settings) == ["wal", 2, 1, 0]
+        assert await storage._large_reads.call(settings) == ["wal", 2, 1, 1]
+        assert (await storage.store_state()).durability.name == "HOST"
+
+
 async def test_a_damaged_file_is_named_at_open(path: Path) -> None:
     """Bytes overwritten in the middle: refused at open with the file's name and what to do."""
     await _fill(path)
