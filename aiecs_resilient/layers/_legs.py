@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,6 +16,8 @@ from ..errors import (
 )
 from ..interface import Backend
 from ..records import Durability, StoreState
+
+MOST_UNSURE = 10_000  # keys; beyond, the whole store counts as behind until it has caught up
 
 
 class Completeness(Enum):
@@ -36,6 +39,7 @@ class Leg:
         seen_at: when that was, on the loop's clock.
         completeness: whether it may lack acknowledged operations.
         misses: how many live writes it missed; a drain that began at another count does not make it complete.
+        unsure: keys of writes that this process left open (cancelled, no answer in time): the peer alone may have them.
         rebuild_since: stamp from which records must be offered to it anew, because it restarted and may have lost its tail.
     """
 
@@ -46,6 +50,7 @@ class Leg:
     seen_at: float = 0.0
     completeness: Completeness = Completeness.UNKNOWN
     misses: int = 0
+    unsure: dict[str, object] = field(default_factory=dict[str, object], repr=False)
     rebuild_since: int | None = None
     last_error: StorageError | None = field(default=None, repr=False)
 
@@ -62,6 +67,21 @@ class Leg:
     @property
     def complete(self) -> bool:
         return self.completeness is Completeness.COMPLETE
+
+    def may_lack(self, key: str | None) -> bool:
+        """Whether an answer about that key could lack an operation that somebody has seen already."""
+        return not self.complete or key in self.unsure
+
+    def doubt(self, keys: Iterable[str]) -> None:
+        """A write to these was left open."""
+        self.unsure |= {key: object() for key in keys}
+        if len(self.unsure) > MOST_UNSURE:
+            self.missed()
+            self.unsure.clear()
+
+    def sure(self, doubts: dict[str, object]) -> None:
+        """What the peer held alone has come over: these doubts are settled, unless they arose anew meanwhile."""
+        self.unsure = {key: doubt for key, doubt in self.unsure.items() if doubts.get(key) is not doubt}
 
     def missed(self) -> None:
         """A live write did not reach it."""

@@ -91,13 +91,13 @@ class Router:
         """Wait while the lead is being handed over."""
         await self._gate.wait()
 
-    async def caught_up(self, leg: Leg, seconds: float) -> bool:
+    async def caught_up(self, leg: Leg, key: str | None, seconds: float) -> bool:
         """Wait for a store that is behind to have caught up, if its peer is there to give it what it lacks."""
         if not self.peer_of(leg).up:
             return False
         try:
             async with asyncio.timeout(seconds):
-                while not leg.complete:
+                while leg.may_lack(key):
                     self.wake()
                     await self._caught_up.wait()
         except TimeoutError:
@@ -264,18 +264,24 @@ class Router:
                 await follower.backend.move_route(state.route.epoch, self.route)
             )  # fences writers of the old epoch
         for target in (self.peer_of(follower), follower):  # the leader first: readers wait for it
-            if not target.complete:
+            if not target.complete or target.unsure:
                 await self._complete(target)
             self._caught_up.set()
             self._caught_up.clear()
 
     async def _complete(self, target: Leg) -> None:
         source = self.peer_of(target)
-        misses, since = target.misses, target.rebuild_since
+        misses, since, doubts, behind = (
+            target.misses,
+            target.rebuild_since,
+            dict(target.unsure),
+            not target.complete,
+        )
         if since is not None:
             await self._drain(source, target, since=since, open_only=False)
         await self._drain(source, target, since=0, open_only=True)
-        if target.misses == misses:
+        target.sure(doubts)
+        if behind and target.misses == misses:
             target.rebuild_since = None
             target.completeness = Completeness.COMPLETE
             telemetry.event(telemetry.RECONCILE_COMPLETED, store=target.name, replayed=self.replayed)

@@ -177,13 +177,21 @@ class DualWrite(RecordingBackend):
     async def apply(self, mutations: Sequence[Mutation]) -> list[Applied | StorageError]:
         self._require_open()
         context, token = begin(APPLY)
+        asked: list[Leg] = []
         try:
-            return await self._apply(context, mutations)
+            return await self._apply(context, mutations, asked)
+        except BaseException as error:
+            if not isinstance(error, StorageError) or error.outcome == "unknown":
+                for (
+                    leg
+                ) in asked:  # it alone may have it, and show it, until its mark has brought it to the other
+                    self._router.peer_of(leg).doubt(mutation.key for mutation in mutations)
+            raise
         finally:
             finish(token)
 
     async def _apply(
-        self, context: OperationContext, mutations: Sequence[Mutation]
+        self, context: OperationContext, mutations: Sequence[Mutation], asked: list[Leg]
     ) -> list[Applied | StorageError]:
         """To the leader, then to its follower; again elsewhere, under a higher rank, if the lead moved meanwhile."""
         results: list[Applied | StorageError | None] = [None] * len(mutations)
@@ -196,6 +204,7 @@ class DualWrite(RecordingBackend):
             self._require_durable(leader, self._router.peer_of(leader), maybe_applied)
             staged = [self._staged(mutations[index], route, leader, rank) for index in open_items]
             start = monotonic()
+            asked.append(leader)
             try:
                 answers = await self._lead(context, leader, staged)
             except StorageError as error:
@@ -209,7 +218,8 @@ class DualWrite(RecordingBackend):
             context.attempts += 1
             stale = await self._follow(context, route, leader, staged, answers)
             for index, answer, moved in zip(open_items, answers, stale, strict=True):
-                results[index] = None if moved else self._certain(context, leader, answer, maybe_applied)
+                key = mutations[index].key
+                results[index] = None if moved else self._certain(context, leader, key, answer, maybe_applied)
             open_items = [index for index in open_items if results[index] is None]
             if not open_items:
                 context.served_by = leader.name
@@ -226,10 +236,15 @@ class DualWrite(RecordingBackend):
         ) from problem
 
     def _certain(
-        self, context: OperationContext, leader: Leg, answer: Applied | StorageError, maybe_applied: bool
+        self,
+        context: OperationContext,
+        leader: Leg,
+        key: str,
+        answer: Applied | StorageError,
+        maybe_applied: bool,
     ) -> Applied | StorageError:
         """ "There is no such session" from a store that may lack it is no answer to a write either (R7)."""
-        if leader.complete or not isinstance(answer, Applied) or answer.answer:
+        if not isinstance(answer, Applied) or answer.answer or not leader.may_lack(key):
             return answer
         context.stale = True
         telemetry.event(telemetry.ANSWER_STALE, store=leader.name, behind=False)
@@ -388,9 +403,10 @@ class DualWrite(RecordingBackend):
                 behind = context.clock is not None and context.clock < seen
                 if behind and self._router.route != route:
                     continue
-                if behind or not leader.complete:
+                unsure = leader.may_lack(key)
+                if behind or unsure:
                     wait = min(context.remaining() or self._patience, self._patience)
-                    if not leader.complete and await self._router.caught_up(leader, wait):
+                    if unsure and await self._router.caught_up(leader, key, wait):
                         continue
                     self._doubt(context, leader, behind=behind, refuse=behind or absent(answer))
                 if key is not None and context.clock is not None:
