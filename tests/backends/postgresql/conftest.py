@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
 from aiecs_resilient.backends.postgresql import PostgreSQLStorageBackend
 from aiecs_resilient.testing.servers import PostgreSQLServer
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what happens in the server or in the background, where nothing tells us; ten seconds at most."""
+    async with asyncio.timeout(10):
+        while not await condition():  # noqa: ASYNC110  a server has no asyncio.Event
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture(scope="session")

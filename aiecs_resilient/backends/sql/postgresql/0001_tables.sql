@@ -18,7 +18,8 @@ CREATE TABLE aiecs.pulse (single boolean PRIMARY KEY DEFAULT true CHECK (single)
 INSERT INTO aiecs.pulse (beat) VALUES (0);
 
 -- The clock of a key: locking its row is what serialises the writes of one session or thread. The clock itself is in no
--- index, only a coarse copy (268 s), so that advancing it stays within the page (HOT).
+-- index, only a coarse copy (268 s), so that advancing it stays within the page (HOT). has_session, has_thread: something
+-- that a delete would take away; has_root: a living checkpoint in the namespace "".
 CREATE TABLE aiecs.keys (
   clock bigint NOT NULL DEFAULT 0,
   session_dead bigint NOT NULL DEFAULT 0,
@@ -30,6 +31,7 @@ CREATE TABLE aiecs.keys (
   thread_due bigint GENERATED ALWAYS AS (CASE WHEN thread_expires > 0 THEN thread_expires >> 28 END) STORED,
   has_session boolean NOT NULL DEFAULT false,
   has_thread boolean NOT NULL DEFAULT false,
+  has_root boolean NOT NULL DEFAULT false,
   key text COLLATE "C" PRIMARY KEY,
   id text NOT NULL,
   current_inc bytea
@@ -37,7 +39,7 @@ CREATE TABLE aiecs.keys (
 CREATE INDEX keys_quiet ON aiecs.keys (quiet_since) WHERE has_session;
 CREATE INDEX keys_session_due ON aiecs.keys (session_due) WHERE has_session AND session_due IS NOT NULL;
 CREATE INDEX keys_thread_due ON aiecs.keys (thread_due) WHERE has_thread AND thread_due IS NOT NULL;
-CREATE INDEX keys_thread ON aiecs.keys (key) WHERE has_thread;
+CREATE INDEX keys_root ON aiecs.keys (key) WHERE has_root;
 
 -- Operations. A message is its own record: position, role, content and metadata are set while it lives.
 -- held: a row needs this identity (a living message, a checkpoint); marked: the peer lacks it; seen_at: when it arrived here.

@@ -11,7 +11,7 @@ CREATE TYPE aiecs.mutation AS (
 -- A key's row while a batch works on it. held: the last merge made a row that needs its record.
 CREATE TYPE aiecs.state AS (
   key text, id text, clock bigint, session_dead bigint, thread_dead bigint, session_expires bigint,
-  thread_expires bigint, current_inc bytea, has_session boolean, has_thread boolean,
+  thread_expires bigint, current_inc bytea, has_session boolean, has_thread boolean, has_root boolean,
   fresh boolean, changed boolean, held boolean, horizon bigint, versions integer
 );
 
@@ -51,8 +51,9 @@ BEGIN
     DELETE FROM aiecs.contexts c WHERE c.key = s.key AND c.stamp <= p_upto;
     s := aiecs.choose_current(s);
     s.has_session := s.current_inc IS NOT NULL
-      OR EXISTS (SELECT FROM aiecs.records r WHERE r.key = s.key AND r.position IS NOT NULL)
-      OR EXISTS (SELECT FROM aiecs.contexts c WHERE c.key = s.key);
+      OR (SELECT true FROM aiecs.records r WHERE r.key = s.key AND r.position IS NOT NULL
+           ORDER BY r.position, r.op_id LIMIT 1) IS TRUE
+      OR (SELECT true FROM aiecs.contexts c WHERE c.key = s.key ORDER BY c.op_id LIMIT 1) IS TRUE;
   ELSE
     s.thread_dead := greatest(s.thread_dead, p_upto);
     WITH gone AS (DELETE FROM aiecs.checkpoints c WHERE c.key = s.key AND c.stamp <= p_upto RETURNING c.op_id)
@@ -65,10 +66,15 @@ BEGIN
   RETURN s;
 END $$;
 
+-- What is left of a thread. The orders are those of the indexes: without them a table that one thread fills is scanned.
 CREATE FUNCTION aiecs.count_thread(s aiecs.state) RETURNS aiecs.state LANGUAGE plpgsql AS $$
 BEGIN
-  s.has_thread := EXISTS (SELECT FROM aiecs.checkpoints c WHERE c.key = s.key AND c.data IS NOT NULL)
-               OR EXISTS (SELECT FROM aiecs.writes w WHERE w.key = s.key);
+  s.has_root := (SELECT true FROM aiecs.checkpoints c WHERE c.key = s.key AND c.ns = '' AND c.data IS NOT NULL
+                  ORDER BY c.stamp, c.op_id LIMIT 1) IS TRUE;
+  s.has_thread := s.has_root
+    OR (SELECT true FROM aiecs.checkpoints c WHERE c.key = s.key AND c.data IS NOT NULL
+         ORDER BY c.ns, c.stamp, c.op_id LIMIT 1) IS TRUE
+    OR (SELECT true FROM aiecs.writes w WHERE w.key = s.key ORDER BY w.ns, w.id, w.task LIMIT 1) IS TRUE;
   RETURN s;
 END $$;
 
@@ -150,6 +156,7 @@ BEGIN
    WHERE r.key = m.key AND r.op_id = v_op AND r.kind = 'checkpoint' AND r.op_id <> m.op_id;
   s.held := true;
   s.has_thread := true;
+  s.has_root := s.has_root OR m.body->>'ns' = '';
   RETURN s;
 END $$;
 

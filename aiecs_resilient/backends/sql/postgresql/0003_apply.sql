@@ -14,14 +14,14 @@ DECLARE
 BEGIN
   FOR attempt IN 1..10 LOOP
     SELECT k.key, k.id, k.clock, k.session_dead, k.thread_dead, k.session_expires, k.thread_expires, k.current_inc,
-           k.has_session, k.has_thread, false, false, false, p_horizon, p_versions
+           k.has_session, k.has_thread, k.has_root, false, false, false, p_horizon, p_versions
       INTO s FROM aiecs.keys k WHERE k.key = p_key FOR UPDATE;
     IF FOUND THEN
       RETURN s;
     END IF;
     INSERT INTO aiecs.keys (key, id) VALUES (p_key, p_id) ON CONFLICT (key) DO NOTHING;
     IF FOUND THEN
-      RETURN (p_key, p_id, 0, 0, 0, 0, 0, NULL, false, false, true, false, false, p_horizon, p_versions)::aiecs.state;
+      RETURN (p_key, p_id, 0, 0, 0, 0, 0, NULL, false, false, false, true, false, false, p_horizon, p_versions)::aiecs.state;
     END IF;
   END LOOP;
   RAISE EXCEPTION 'key % vanished while it was being locked', p_key USING ERRCODE = 'serialization_failure';
@@ -32,7 +32,7 @@ BEGIN
   IF s.changed THEN
     UPDATE aiecs.keys k SET clock = s.clock, session_dead = s.session_dead, thread_dead = s.thread_dead,
            session_expires = s.session_expires, thread_expires = s.thread_expires, current_inc = s.current_inc,
-           has_session = s.has_session, has_thread = s.has_thread
+           has_session = s.has_session, has_thread = s.has_thread, has_root = s.has_root
      WHERE k.key = s.key;
   ELSIF s.fresh THEN
     DELETE FROM aiecs.keys k WHERE k.key = s.key;  -- refused: nothing has been changed

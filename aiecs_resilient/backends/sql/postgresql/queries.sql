@@ -101,9 +101,8 @@ SELECT k.id, x.inc, x.created, x.user_id, x.metadata, x.created_at, x.requests, 
 
 -- name: list_threads
 SELECT k.id FROM aiecs.keys k
- WHERE k.has_thread AND k.key > $1::text COLLATE "C"
+ WHERE k.has_root AND k.key > $1::text COLLATE "C"
    AND (k.thread_expires = 0 OR k.thread_expires > coalesce($3::bigint, aiecs.statement_us()))
-   AND (SELECT true FROM aiecs.checkpoints c WHERE c.key = k.key AND c.ns = '' AND c.data IS NOT NULL LIMIT 1)
  ORDER BY k.key LIMIT $2::bigint
 
 -- name: read_records
