@@ -10,6 +10,7 @@ COMMANDS = (
     "check",
     "explain",
     "schema",
+    "demo",
 )
 """``cli/<name>.py`` has a function ``command``; its docstring is the help."""
 

@@ -11,7 +11,7 @@ from ..demo.options import DemoOptions
 
 _DEFAULT = DemoOptions()
 
-Seconds = Annotated[float, typer.Option(help="How long the load runs, all phases together (20 to 600).")]
+Seconds = Annotated[float, typer.Option(help="How long the load runs, all phases together (5 to 600).")]
 Sessions = Annotated[int, typer.Option(help="Conversations held at the same time (1 to 5000).")]
 Rate = Annotated[float, typer.Option(help="Operations per second, all conversations together (10 to 5000).")]
 Seed = Annotated[int, typer.Option(help="Which dialogues, in which order and with which pauses.")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-MIN_SECONDS: Final = 20.0  # below, the phases are too short to tell a fail-back from the load's noise
+MIN_SECONDS: Final = 5.0  # below, a phase is over before anything can be seen in it
 MAX_SECONDS: Final = 600.0
 MAX_SESSIONS: Final = 5_000
 MIN_RATE: Final = 10.0

@@ -30,13 +30,20 @@ def tables(result: Result) -> RenderableType:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def phase_table(result: Result) -> Table:
     table = _table("Phase by phase")
     table.add_column("phase", no_wrap=True)
-    for name in ("seconds", "operations", "acknowledged", "by fallback", "errors", "p50", "p99", "max"):
+    for name in ("s", "asked", "acked", "fallback", "errors", "p50", "p99", "max"):
         table.add_column(name, justify="right", no_wrap=True)
     for phase in result.phases:
         span, tally = phase.span, phase.tally
@@ -79,7 +86,7 @@ def outage_table(result: Result) -> Table:
         "missed",
         "offered",
     ):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for outage in result.outages:
         table.add_row(
             outage.phase.fault.value,

@@ -40,9 +40,8 @@ async def run_demo(options: DemoOptions, screen: Screen) -> Result:
     conversations = load_conversations()
     async with real_stage(options.config) as stage:
         setup = time.perf_counter() - begun
-        screen.note(
-            f"{stage.config.name} over Valkey on port {stage.primary.port} and PostgreSQL on port {stage.fallback.port}, up after {setup:.1f} s"
-        )
+        ports = f"Valkey on port {stage.primary.port}, PostgreSQL on port {stage.fallback.port}"
+        screen.note(f"{stage.config.name}: {ports}, up after {setup:.1f} s")
         return await play(stage, options, screen, conversations, setup=setup)
 
 

@@ -23,8 +23,8 @@ DETAILS: Final = 20
 MEANINGS: Final[Mapping[str, str]] = {
     "lost": "acknowledged, and missing in a store",
     "duplicated": "one operation, more than one effect",
-    "out_of_order": "messages of a session in another order than acknowledged",
-    "counters": "sessions whose counters are not the sum of what was acknowledged",
+    "out_of_order": "messages not in the order of acknowledgement",
+    "counters": "counters that are not the sum of what was acknowledged",
     "differing": "held differently by the two stores",
     "stale_reads": "reads older than the same user's own writes, unflagged",
     "not_applied_present": "reported as not done, and done",
