@@ -36,7 +36,7 @@ def _table(title: str) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,  # one blank between columns: it fits a terminal of 80
     )
 
 
@@ -78,14 +78,11 @@ def phase_table(result: Result) -> Table:
 def outage_table(result: Result) -> Table:
     table = _table(f"Losing {result.primary}")
     table.add_column("outage", no_wrap=True)
-    for name in (
-        "time to fail over",
-        "time to fail back",
-        "longest wait",
-        "caught in flight",
-        "missed",
-        "offered",
-    ):
+    table.caption = (
+        "in flight: asked when it failed · missed: held by the fallback alone · offered: replayed to it"
+    )
+    table.caption_justify = "left"
+    for name in ("fail over", "fail back", "longest wait", "in flight", "missed", "offered"):
         table.add_column(name, justify="right", no_wrap=True)
     for outage in result.outages:
         table.add_row(

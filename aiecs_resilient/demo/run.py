@@ -40,8 +40,8 @@ async def run_demo(options: DemoOptions, screen: Screen) -> Result:
     conversations = load_conversations()
     async with real_stage(options.config) as stage:
         setup = time.perf_counter() - begun
-        ports = f"Valkey on port {stage.primary.port}, PostgreSQL on port {stage.fallback.port}"
-        screen.note(f"{stage.config.name}: {ports}, up after {setup:.1f} s")
+        servers = f"Valkey on :{stage.primary.port}, PostgreSQL on :{stage.fallback.port}"
+        screen.note(f"{servers}, {stage.config.name}; up after {setup:.1f} s")
         return await play(stage, options, screen, conversations, setup=setup)
 
 
