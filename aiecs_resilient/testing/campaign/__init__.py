@@ -12,9 +12,11 @@ back on its own, without the chain, and ``check_history.py`` compares them with 
 ``stage``      a chain and the stores that can be harmed; ``chains`` has the shipped ones
 ``scenarios``  what goes wrong, as small coroutines; one that injected no fault fails
 ``runner``     one episode from the first call to the verdict
+``process``    the same for our own process, killed in the middle of its writes
 """
 
 from .chains import postgresql_sqlite, redis_postgresql
+from .process import run_killed
 from .runner import run
 from .scenarios import SCENARIOS, Scenario, Trouble
 from .stage import Stage, Store
@@ -32,4 +34,5 @@ __all__ = [
     "postgresql_sqlite",
     "redis_postgresql",
     "run",
+    "run_killed",
 ]

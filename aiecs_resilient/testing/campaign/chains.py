@@ -95,6 +95,7 @@ async def redis_postgresql(
                     to_postgresql,
                 ),
             ),
+            config,
         )
 
 
@@ -124,6 +125,7 @@ async def postgresql_sqlite(
                 ),
                 Store(FALLBACK, lambda: SQLiteStorageBackend(str(path), name=FALLBACK)),
             ),
+            config,
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...interface import Backend
 from ..proxy import FaultProxy
@@ -36,6 +37,7 @@ class Stage:
         name: for reports.
         chain: makes the chain, not yet open.
         stores: the primary first.
+        config: the same chain as a configuration, where another process is to open it.
         deadline: seconds after which the chain promises that every call has ended.
         health_within: seconds after which health must have noticed that a store cannot be used.
     """
@@ -43,6 +45,7 @@ class Stage:
     name: str
     chain: Callable[[], Backend]
     stores: tuple[Store, ...]
+    config: Mapping[str, Any] | None = None
     deadline: float = 2.0
     health_within: float = 2.0
 

@@ -280,7 +280,14 @@ class Caller:
             return
         self._account(op)
         answer = None if found is None else shown(found)
-        self._recorder.outcome(identifier, "ok", answer=answer, served_by=op.served_by, stale=op.stale)
+        self._recorder.outcome(
+            identifier,
+            "ok",
+            answer=answer,
+            served_by=op.served_by,
+            degraded=op.degraded,
+            stale=op.stale,
+        )
         if found is None and must_exist and not op.stale:
             self._tally.denied.append(f"{kind} says that {key} does not exist")
 
