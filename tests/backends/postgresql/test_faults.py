@@ -60,7 +60,7 @@ async def test_a_server_that_hangs(own_server: PostgreSQLServer) -> None:
         own_server.resume()
 
         async def healthy() -> bool:
-            return (await backend.health_check())["status"] == "healthy"
+            return bool((await backend.health_check())["status"] == "healthy")
 
         await until(healthy)
         assert await backend.update_session("s", None, True)

@@ -160,9 +160,9 @@ async def _both(
     return mine
 
 
-async def _everything(storage: StoreBackend, keys: Sequence[str], now: int) -> dict[str, Any]:
+async def _everything(storage: StoreBackend, keys: Sequence[str], now: int) -> dict[Any, Any]:
     """All that a store answers, raw, at a given time."""
-    found: dict[str, Any] = {}
+    found: dict[Any, Any] = {}
     with use_wall_clock(lambda: now):
         for key in keys:
             for ns in ("", LONG):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -42,6 +43,16 @@ async def test_every_migration_is_recorded(backend: PostgreSQLStorageBackend) ->
         rows = await _rows(backend, "SELECT version, name, checksum FROM aiecs.migrations ORDER BY version")
     known = [(m.version, m.name, m.checksum) for m in sql.migrations(backend._schema)]
     assert [tuple(row) for row in rows] == known
+
+
+async def test_many_initialise_at_the_same_moment(server: PostgreSQLServer, schema: str) -> None:
+    """Ten backends that find nothing at the same moment: one creates the schema, the others wait for it, all work."""
+    backends = [PostgreSQLStorageBackend(server.url, schema=schema) for _ in range(10)]
+    try:
+        assert await asyncio.gather(*(backend.initialize() for backend in backends)) == [True] * 10
+        assert all([await backend.add_conversation_message("s", "user", "x") for backend in backends])
+    finally:
+        await asyncio.gather(*(backend.close() for backend in backends))
 
 
 async def test_a_changed_migration_is_refused(backend: PostgreSQLStorageBackend) -> None:
