@@ -95,9 +95,12 @@ async def test_a_connection_that_the_server_ends(
     """pg_terminate_backend in the middle of a statement: transient, outcome unknown; the next call has a new connection."""
     pool = backend._opened()
     working = asyncio.ensure_future(pool.fetch("SELECT pg_sleep(20)"))
-    await asyncio.sleep(0.02)
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(20)'"
-    await pool.fetch(kill)
+
+    async def killed() -> bool:
+        return bool(await pool.fetch(kill))
+
+    await until(killed)
     with pytest.raises(StorageConnectionError) as caught:
         await working
     assert (caught.value.transient, caught.value.outcome) == (True, "unknown")

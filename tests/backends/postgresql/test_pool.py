@@ -177,7 +177,11 @@ async def test_close_lets_the_running_end_and_refuses_the_waiting(small: Postgre
     """What the server is working on is finished and acknowledged; who still waits is told, certain of not_applied."""
     pool = pool_of(small)
     running = [asyncio.ensure_future(pool.fetch("SELECT 7 FROM pg_sleep(0.1)")) for _ in range(2)]
-    await asyncio.sleep(0.02)
+
+    async def both() -> bool:
+        return pool.facts()["busy"] == 2
+
+    await until(both)
     waiting = asyncio.ensure_future(small.get_session("s"))
     await asyncio.sleep(0)
     await small.close()
