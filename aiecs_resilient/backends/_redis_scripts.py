@@ -1,5 +1,9 @@
 """The Lua scripts, loaded by name from ``lua/*.lua``: parts first, the script itself last, concatenated.
 
+A script's body runs anew at each call, and defining all functions that some mutation may need took longer than applying one:
+each function captures every local that it mentions. So functions are fields of one table, and a part may be deferred
+(``~``): its functions are defined when ``F.need_<part>()`` is called first.
+
 They are sent once per server (``SCRIPT LOAD``) and called by their SHA-1; a server that has forgotten them, after a restart
 or ``SCRIPT FLUSH``, says NOSCRIPT before it has done anything, so :mod:`._redis_client` loads them again and repeats the call.
 """
@@ -15,8 +19,10 @@ Command = tuple[bytes | int | str, ...]
 """One command for the server; numbers are sent as text."""
 
 _PACKAGE = __name__.rpartition(".")[0]
-_KEY = ("text", "key")
-_RECORD = (*_KEY, "session", "rows", "record")
+_KEY = ("text", "key", "kinds")
+_ROWS = ("session~", "messages~", "contexts~", "thread~")
+_RECORD = (*_KEY, *_ROWS, "record")
+_MERGE = ("merge_session~", "merge_message~", "merge_context~", "merge_thread~", "bury~", "redo~")
 
 
 class Script:
@@ -44,14 +50,18 @@ class Script:
 
 @cache
 def _read(part: str) -> str:
-    return files(_PACKAGE).joinpath("lua", f"{part}.lua").read_text(encoding="utf-8")
+    name = part.removesuffix("~")
+    text = files(_PACKAGE).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    if name == part:
+        return text
+    return f"\nfunction F.need_{name}()\nF.need_{name} = F.nothing\n{text}\nend\n"
 
 
 class Scripts:
     """All of them. Built when a backend is initialized, not at import."""
 
     def __init__(self) -> None:
-        self.apply = Script("apply", (*_RECORD, "merge"))
+        self.apply = Script("apply", (*_RECORD, *_MERGE))
         self.read_records = Script("read_records", _RECORD)
         self.close_marks = Script("close_marks", _RECORD)
         self.forget = Script("forget", _RECORD)

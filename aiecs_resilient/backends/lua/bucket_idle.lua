@@ -1,7 +1,7 @@
 -- Ids that clean-up may remove. KEYS: idle and due of each bucket. ARGV: now ('' for the server's clock), before, limit.
 -- Answers triples of id, before, scope.
 
-local NOW, BEFORE, LIMIT = clock_us(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local NOW, BEFORE, LIMIT = F.clock_us(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local answer, count = {}, 0
 
 -- A session's turn comes before that of the thread of the same id.
@@ -24,13 +24,13 @@ for i = 1, #KEYS, 2 do
   if count >= LIMIT then
     break
   end
-  local idle = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', '(' .. int(BEFORE), 'LIMIT', 0, LIMIT - count)
+  local idle = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', '(' .. F.int(BEFORE), 'LIMIT', 0, LIMIT - count)
   for _, id in ipairs(idle) do
     add(id, BEFORE, 'all')
   end
   local from = 0
   while count < LIMIT do
-    local due = redis.call('ZRANGEBYSCORE', KEYS[i + 1], '-inf', int(NOW), 'WITHSCORES', 'LIMIT', from, LIMIT)
+    local due = redis.call('ZRANGEBYSCORE', KEYS[i + 1], '-inf', F.int(NOW), 'WITHSCORES', 'LIMIT', from, LIMIT)
     for n = 1, #due, 2 do
       local id, class = string.sub(due[n], 2), string.sub(due[n], 1, 1)
       local clock = redis.call('ZSCORE', KEYS[i], id)

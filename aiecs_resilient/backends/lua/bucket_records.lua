@@ -9,7 +9,7 @@ for i, key in ipairs(KEYS) do
   repeat
     local page = redis.call('ZRANGEBYSCORE', key, stamp, ARGV[2], 'WITHSCORES', 'LIMIT', from, WANTED)
     for n = 1, #page, 2 do
-      local passed = after ~= '' and tonumber(page[n + 1]) == tonumber(stamp) and not bytes_after(page[n], after)
+      local passed = after ~= '' and tonumber(page[n + 1]) == tonumber(stamp) and not F.bytes_after(page[n], after)
       if not passed and #list < 2 * WANTED then
         list[#list + 1] = page[n]
         list[#list + 1] = page[n + 1]

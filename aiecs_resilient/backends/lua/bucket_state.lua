@@ -11,7 +11,7 @@ for i = 1, #KEYS, 2 do
   local size = redis.call('ZCARD', KEYS[i])
   if size > 0 then
     count = count + size
-    local first = num(redis.call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')[2])
+    local first = F.num(redis.call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')[2])
     oldest = oldest == 0 and first or math.min(oldest, first)
   end
   local route = redis.call('GET', KEYS[i + 1]) or ''

@@ -3,11 +3,11 @@
 local closed = 0
 for i = 3, #ARGV, 3 do
   local op, stamp, rank = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local known = load_record(op)
+  local known = F.load_record(op)
   if known and known.marked and known.stamp == stamp and known.rank == rank then
     known.marked = false
-    redis.call('HSET', K.records, op, pack_record(known))
-    redis.call('ZREM', K.marks, member_of(op))
+    redis.call('HSET', K.records, op, F.pack_record(known))
+    redis.call('ZREM', K.marks, F.member_of(op))
     closed = closed + 1
   end
 end

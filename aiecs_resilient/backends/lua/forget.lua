@@ -4,12 +4,12 @@
 local HORIZON, forgotten = tonumber(ARGV[3]), 0
 for i = 4, #ARGV do
   local op = ARGV[i]
-  local known = load_record(op)
+  local known = F.load_record(op)
   local needed = known and (known.marked or known.stamp >= HORIZON
-    or (known.kind == KIND.message or known.kind == KIND.checkpoint) and value_of(op, known) ~= nil)
+    or (known.kind == KIND.message or known.kind == KIND.checkpoint) and F.value_of(op, known) ~= nil)
   if not needed then
     redis.call('HDEL', K.records, op)
-    redis.call('ZREM', K.log, member_of(op))
+    redis.call('ZREM', K.log, F.member_of(op))
     forgotten = forgotten + 1
   end
 end

@@ -23,19 +23,19 @@ local ID, NAME = ARGV[1], ARGV[2]  -- the id, and its entry in an index of names
 
 local row
 
-local function load_row()
+function F.load_row()
   local v = redis.call('HMGET', K.key, 'clock', 'sd', 'td', 'se', 'te', 'cur', 'class', 'thread', 'count',
     's:created', 's:touched', 's:ended')
   row = {
-    clock = num(v[1]),
-    session_dead = num(v[2]),
-    thread_dead = num(v[3]),
-    session_expires = num(v[4]),
-    thread_expires = num(v[5]),
+    clock = F.num(v[1]),
+    session_dead = F.num(v[2]),
+    thread_dead = F.num(v[3]),
+    session_expires = F.num(v[4]),
+    thread_expires = F.num(v[5]),
     current = v[6] or '',    -- the incarnation that counts
     class = v[7] or '',      -- as indexed: a active, e ended, n no session but messages or contexts
     thread = v[8] or '',     -- as indexed: t if there are live checkpoints or writes
-    count = num(v[9]),       -- live checkpoints without a namespace
+    count = F.num(v[9]),       -- live checkpoints without a namespace
     known = { ['s:created'] = v[10], ['s:touched'] = v[11], ['s:ended'] = v[12] },
     messages = 0,            -- change to the bucket's total
     thread_changed = false,
@@ -48,41 +48,41 @@ local function load_row()
   }
 end
 
-local function class_now()
+function F.class_now()
   if row.current ~= '' then
     return row.ended and 'e' or 'a'
   end
   return redis.call('EXISTS', K.messages, K.contexts) > 0 and 'n' or ''
 end
 
-local function add_total(name, by)
+function F.add_total(name, by)
   if by ~= 0 then
-    redis.call('HINCRBY', K.totals, name, int(by))
+    redis.call('HINCRBY', K.totals, name, F.int(by))
   end
 end
 
-local function one(condition)
+function F.one(condition)
   return condition and 1 or 0
 end
 
-local function index_name(tag, before, after)
+function F.index_name(tag, before, after)
   if before ~= after then
     redis.call(after and 'ZADD' or 'ZREM', K.names, unpack(after and { '0', tag .. NAME } or { tag .. NAME }))
   end
 end
 
-local function index_due(before, after, expires, expired_before)
+function F.index_due(before, after, expires, expired_before)
   if before ~= after and before ~= '' then
     redis.call('ZREM', K.due, before .. ID)
   end
   if after ~= '' and expires > 0 and (before ~= after or expires ~= expired_before) then
-    redis.call('ZADD', K.due, int(expires), after .. ID)
+    redis.call('ZADD', K.due, F.int(expires), after .. ID)
   end
 end
 
 -- Write the row back and bring the bucket's indexes and counters in line with it: in the same atomic step.
-local function save_row()
-  local was, class, thread = row.saved, class_now(), row.thread
+function F.save_row()
+  local was, class, thread = row.saved, F.class_now(), row.thread
   if row.thread_changed then
     thread = redis.call('EXISTS', K.order) > 0 and 't' or ''
     row.thread_changed = false
@@ -90,22 +90,22 @@ local function save_row()
   local before = was.class
   if class ~= before then
     local lived, lives = before == 'a' or before == 'e', class == 'a' or class == 'e'
-    index_name('s', lived, lives)
-    add_total('sessions', one(lives) - one(lived))
-    add_total('active', one(class == 'a') - one(before == 'a'))
+    F.index_name('s', lived, lives)
+    F.add_total('sessions', F.one(lives) - F.one(lived))
+    F.add_total('active', F.one(class == 'a') - F.one(before == 'a'))
   end
-  index_name('t', was.count > 0, row.count > 0)
-  add_total('checkpoints', row.count - was.count)
-  add_total('messages', row.messages)
+  F.index_name('t', was.count > 0, row.count > 0)
+  F.add_total('checkpoints', row.count - was.count)
+  F.add_total('messages', row.messages)
   if class ~= '' then
     if class ~= before or row.clock ~= was.clock then
-      redis.call('ZADD', K.idle, int(row.clock), ID)
+      redis.call('ZADD', K.idle, F.int(row.clock), ID)
     end
   elseif before ~= '' then
     redis.call('ZREM', K.idle, ID)
   end
-  index_due(before, class, row.session_expires, was.se)
-  index_due(was.thread, thread, row.thread_expires, was.te)
+  F.index_due(before, class, row.session_expires, was.se)
+  F.index_due(was.thread, thread, row.thread_expires, was.te)
   row.class, row.thread, row.messages = class, thread, 0
   local now = {
     clock = row.clock, sd = row.session_dead, td = row.thread_dead, se = row.session_expires,
@@ -115,7 +115,7 @@ local function save_row()
   for name, value in pairs(now) do
     if value ~= was[name] then
       changed[#changed + 1] = name
-      changed[#changed + 1] = type(value) == 'number' and int(value) or value
+      changed[#changed + 1] = type(value) == 'number' and F.int(value) or value
     end
   end
   if #changed > 0 then

@@ -4,6 +4,6 @@ local answer = {}
 for i = 3, #ARGV do
   local raw = redis.call('HGET', K.records, ARGV[i])
   answer[#answer + 1] = raw
-  answer[#answer + 1] = raw and value_of(ARGV[i], unpack_record(raw)) or false
+  answer[#answer + 1] = raw and F.value_of(ARGV[i], F.unpack_record(raw)) or false
 end
 return answer

@@ -11,7 +11,7 @@ else
 end
 local answer = { row[1], row[2] }
 for _, member in ipairs(found) do
-  local _, at = unordered(member, #HEAD + 17)
+  local _, at = F.unordered(member, #HEAD + 17)
   local last = string.sub(member, at)
   local name = HEAD .. last
   answer[#answer + 1] = redis.call('HGET', KEYS[2], name)

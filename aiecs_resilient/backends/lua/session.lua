@@ -2,28 +2,28 @@
 -- session is one HGETALL; all others are kept framed, one field each. Names: s:created, s:body, s:at (when created),
 -- s:requests, s:time, s:errors, s:touched (stamp), s:seen (when touched), s:ended, f:<name of a field>.
 
-local function unpack_session(raw)
-  local parts, v = unframe(raw), {}
+function F.unpack_session(raw)
+  local parts, v = F.unframe(raw), {}
   for i = 1, #parts, 2 do
     v[parts[i]] = parts[i + 1]
   end
   return v
 end
 
-local function load_session(inc)
+function F.load_session(inc)
   if inc == row.current and inc ~= '' then
     return { inc = inc, here = true, v = row.known, changed = {} }
   end
   local raw = redis.call('HGET', K.others, inc)
-  return raw and { inc = inc, here = false, v = unpack_session(raw), changed = {} } or nil
+  return raw and { inc = inc, here = false, v = F.unpack_session(raw), changed = {} } or nil
 end
 
-local function new_session(inc)
+function F.new_session(inc)
   return { inc = inc, here = false, v = {}, changed = {} }
 end
 
 -- In one command what would else be one command per name.
-local function fetch(session, names)
+function F.fetch(session, names)
   if not session.here then
     return
   end
@@ -42,34 +42,34 @@ local function fetch(session, names)
   end
 end
 
-local function get(session, name)
+function F.get(session, name)
   if session.here and session.v[name] == nil then
     session.v[name] = redis.call('HGET', K.key, name)
   end
   return session.v[name] or nil
 end
 
-local function set(session, name, value)
+function F.set(session, name, value)
   session.v[name] = value
   session.changed[name] = true
 end
 
-local function add(session, name, by)
+function F.add(session, name, by)
   if by ~= 0 then
-    set(session, name, int(num(get(session, name)) + by))
+    F.set(session, name, F.int(F.num(F.get(session, name)) + by))
   end
 end
 
-local function touch(session, m)
-  local stamp, seen = num(get(session, 's:touched')), num(get(session, 's:seen'))
+function F.touch(session, m)
+  local stamp, seen = F.num(F.get(session, 's:touched')), F.num(F.get(session, 's:seen'))
   if m.stamp > stamp or (m.stamp == stamp and m.occurred_at > seen) then
-    set(session, 's:touched', int(m.stamp))
-    set(session, 's:seen', int(m.occurred_at))
+    F.set(session, 's:touched', F.int(m.stamp))
+    F.set(session, 's:seen', F.int(m.occurred_at))
   end
 end
 
 -- A field set to false goes away.
-local function save_session(session)
+function F.save_session(session)
   local list, gone = {}, {}
   for name, value in pairs(session.v) do
     if value and (session.changed[name] or not session.here) then
@@ -80,17 +80,17 @@ local function save_session(session)
     end
   end
   if session.here then
-    call_many('HSET', K.key, list)
-    call_many('HDEL', K.key, gone)
-    row.ended = get(session, 's:ended')
+    F.call_many('HSET', K.key, list)
+    F.call_many('HDEL', K.key, gone)
+    row.ended = F.get(session, 's:ended')
   else
-    redis.call('HSET', K.others, session.inc, frame(list))
+    redis.call('HSET', K.others, session.inc, F.frame(list))
   end
   session.changed = {}
 end
 
 -- The current incarnation's fields, as { name, value, name, value ... }.
-local function current_fields()
+function F.current_fields()
   local all, list = redis.call('HGETALL', K.key), {}
   for i = 1, #all, 2 do
     local kind = string.sub(all[i], 1, 2)
@@ -102,9 +102,9 @@ local function current_fields()
   return list
 end
 
-local function fetch_all(session)
+function F.fetch_all(session)
   if session.here then
-    local list = current_fields()
+    local list = F.current_fields()
     for i = 1, #list, 2 do
       session.v[list[i]] = list[i + 1]
     end
@@ -112,67 +112,67 @@ local function fetch_all(session)
 end
 
 -- Take the current incarnation out of its place: to the others, or away altogether.
-local function leave_current(keep)
-  local list, names = current_fields(), {}
+function F.leave_current(keep)
+  local list, names = F.current_fields(), {}
   for i = 1, #list, 2 do
     names[#names + 1] = list[i]
   end
   if keep then
-    redis.call('HSET', K.others, row.current, frame(list))
+    redis.call('HSET', K.others, row.current, F.frame(list))
   end
-  call_many('HDEL', K.key, names)
+  F.call_many('HDEL', K.key, names)
   row.current, row.known, row.ended = '', {}, false
 end
 
-local function become_current(session)
+function F.become_current(session)
   if row.current ~= '' then
-    leave_current(true)
+    F.leave_current(true)
   end
   redis.call('HDEL', K.others, session.inc)
   row.current, row.known, session.here = session.inc, session.v, true
   for name in pairs(session.v) do
     session.changed[name] = true
   end
-  save_session(session)
+  F.save_session(session)
 end
 
-local function other_sessions()
+function F.other_sessions()
   local all, found = redis.call('HGETALL', K.others), {}
   for i = 1, #all, 2 do
-    found[#found + 1] = { inc = all[i], here = false, v = unpack_session(all[i + 1]), changed = {} }
+    found[#found + 1] = { inc = all[i], here = false, v = F.unpack_session(all[i + 1]), changed = {} }
   end
   return found
 end
 
 -- The create with the highest (stamp, op_id) is the session.
-local function choose_current()
+function F.choose_current()
   local best, created
-  local candidates = other_sessions()
+  local candidates = F.other_sessions()
   if row.current ~= '' then
-    candidates[#candidates + 1] = load_session(row.current)
+    candidates[#candidates + 1] = F.load_session(row.current)
   end
   for _, session in ipairs(candidates) do
-    local stamp = get(session, 's:created')
+    local stamp = F.get(session, 's:created')
     if stamp and tonumber(stamp) > row.session_dead
-      and (not best or later(tonumber(stamp), session.inc, created, best.inc)) then
+      and (not best or F.later(tonumber(stamp), session.inc, created, best.inc)) then
       best, created = session, tonumber(stamp)
     end
   end
   if best and best.inc ~= row.current then
-    become_current(best)
+    F.become_current(best)
   elseif not best and row.current ~= '' then
-    leave_current(true)
+    F.leave_current(true)
   end
 end
 
-local function drop_sessions(upto)
-  for _, session in ipairs(other_sessions()) do
-    local created = get(session, 's:created')
+function F.drop_sessions(upto)
+  for _, session in ipairs(F.other_sessions()) do
+    local created = F.get(session, 's:created')
     if created and tonumber(created) <= upto then
       redis.call('HDEL', K.others, session.inc)
     end
   end
-  if row.current ~= '' and num(get(load_session(row.current), 's:created')) <= upto then
-    leave_current(false)
+  if row.current ~= '' and F.num(F.get(F.load_session(row.current), 's:created')) <= upto then
+    F.leave_current(false)
   end
 end

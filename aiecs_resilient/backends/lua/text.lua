@@ -1,16 +1,21 @@
 -- Text and numbers shared by all scripts. Values of users are opaque bytes here: never decoded, only moved.
 -- Stamps are whole numbers below 2^53, so Lua's doubles hold them exactly; tostring() would round them.
+-- Functions are fields of F, and F.need_<part>() defines those of a deferred part: see _redis_scripts.py.
 
-local function int(n)
+local F = {}
+
+function F.nothing() end
+
+function F.int(n)
   return string.format('%.0f', n)
 end
 
-local function num(text)
+function F.num(text)
   return text and tonumber(text) or 0
 end
 
 -- A list of byte strings as one, each preceded by its length.
-local function frame(parts)
+function F.frame(parts)
   local out = {}
   for i, part in ipairs(parts) do
     out[i] = struct.pack('>I4', #part) .. part
@@ -18,7 +23,7 @@ local function frame(parts)
   return table.concat(out)
 end
 
-local function unframe(bytes)
+function F.unframe(bytes)
   local parts, at, size = {}, 1, 0
   while at <= #bytes do
     size, at = struct.unpack('>I4', bytes, at)
@@ -29,12 +34,12 @@ local function unframe(bytes)
 end
 
 -- Text as a prefix that sorts like the text and ends by itself: what follows never begins with byte 255.
-local function ordered(text)
+function F.ordered(text)
   return (string.gsub(text, '%z', '\0\255')) .. '\0'
 end
 
 -- The text of an ordered() that begins at `at`, and where what follows it begins.
-local function unordered(bytes, at)
+function F.unordered(bytes, at)
   local from = at
   while true do
     local zero = string.find(bytes, '\0', from, true)
@@ -46,7 +51,7 @@ local function unordered(bytes, at)
 end
 
 -- Is a > b, byte by byte? The operator of Lua follows the server's locale.
-local function bytes_after(a, b)
+function F.bytes_after(a, b)
   for i = 1, math.min(#a, #b) do
     local x, y = string.byte(a, i), string.byte(b, i)
     if x ~= y then
@@ -57,22 +62,22 @@ local function bytes_after(a, b)
 end
 
 -- Is (stamp, op) a later place than (other_stamp, other_op)?
-local function later(stamp, op, other_stamp, other_op)
+function F.later(stamp, op, other_stamp, other_op)
   if stamp ~= other_stamp then
     return stamp > other_stamp
   end
-  return bytes_after(op, other_op)
+  return F.bytes_after(op, other_op)
 end
 
 -- A command with any number of arguments: unpack() has a limit. `step` keeps pairs together.
-local function call_many(command, key, list)
+function F.call_many(command, key, list)
   for from = 1, #list, 1000 do
     redis.call(command, key, unpack(list, from, math.min(from + 999, #list)))
   end
 end
 
 -- The server's clock in microseconds, or the one a test sets.
-local function clock_us(given)
+function F.clock_us(given)
   if given ~= '' then
     return tonumber(given)
   end

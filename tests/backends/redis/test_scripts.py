@@ -61,7 +61,7 @@ def test_scripts_define_no_globals(script: Script) -> None:
         code = re.sub(r"--.*|'[^']*'", "", line)
         declared = _names(r"local ([\w, ]+)", code) | _names(r"function[ \w.\[\]]*\(([\w, ]*)\)", code)
         declared |= _names(r"for ([\w, ]+) (?:in|=)", code) | _names(r"local function (\w+)", code)
-        if line.startswith(("local ", "MERGE[", "DECIDE[")):
+        if line.startswith(("local ", "function ", "MERGE[", "DECIDE[")):
             own = set()
             shared |= _names(r"^local (?:function )?([\w, ]+)", code)
         own |= declared
@@ -69,6 +69,13 @@ def test_scripts_define_no_globals(script: Script) -> None:
         statement = not re.search(r"\blocal\b|\bfor\b|,\s*$|^[^{]*}\s*$", code)
         assigned = _names(r"^\s*([\w, ]+?) = ", code) if statement else set[str]()
         assert assigned <= own | shared, line
+
+
+@pytest.mark.parametrize("script", load_scripts().all, ids=lambda script: script.name)
+def test_scripts_call_only_what_they_have(script: Script) -> None:
+    """Every shared function that is called is defined in one of the script's parts."""
+    text = script.text.decode()
+    assert set(re.findall(r"F\.(\w+)", text)) <= set(re.findall(r"^function F\.(\w+)\(", text, re.MULTILINE))
 
 
 def _names(pattern: str, code: str) -> set[str]:
