@@ -9,7 +9,7 @@ from typing import Any
 from ..clock import wall_us
 from ..codec import encode_key
 from ..records import CheckpointRow, ContextRow, MessageRow, SessionRow
-from ._sqlite_rows import session_row
+from ._sqlite_rows import session_row, unpack_answer
 from ._store import StoreBackend
 
 IN_PLACE_ROWS = 1_000
@@ -107,7 +107,8 @@ class SQLiteReads(StoreBackend):
         return [key for (key,) in await fetch("list_threads", wanted)]
 
     async def _read_outcome(self, key: str, op_id: str) -> bool:
-        return bool(await self._fetch("read_outcome", (place_of(key), op_id)))
+        found = await self._fetch("read_outcome", (place_of(key), op_id))
+        return any(unpack_answer(answer) for (answer,) in found)
 
     async def _alive(self, query: str, key: str) -> tuple[int, int]:
         """The key's number, 0 if there is nothing or it has expired; and its clock."""

@@ -303,7 +303,8 @@ class StoreBackend(RecordingBackend):
         """Keys with at least one checkpoint, in the same order as sessions."""
 
     @abstractmethod
-    async def _read_outcome(self, key: str, op_id: str) -> bool: ...
+    async def _read_outcome(self, key: str, op_id: str) -> bool:
+        """Whether this write took place. One that found nothing to do, and answered False or 0, did not."""
 
 
 def _check_page(limit: int) -> None:

@@ -350,7 +350,8 @@ class MemoryStorageBackend(StoreBackend):
         return [key for place, key in order if place > floor]
 
     async def _read_outcome(self, key: str, op_id: str) -> bool:
-        return op_id in self._tables(key).records
+        record = self._tables(key).records.get(op_id)
+        return record is not None and bool(record.answer)
 
     # ------------------------------------------------------------------ replication
 

@@ -31,6 +31,7 @@ from ._redis_listing import RedisListing
 from ._redis_replication import RedisReplication
 from ._redis_rows import (
     MAX_NUMBER,
+    Record,
     alive,
     checkpoint_row,
     context_row,
@@ -339,7 +340,8 @@ class RedisStorageBackend(RedisListing, RedisReplication):
         return rows, number(clock)
 
     async def _read_outcome(self, key: str, op_id: str) -> bool:
-        return bool(await self._use().one("HEXISTS", self._keys.of(key).records, op_id))
+        raw = await self._use().one("HGET", self._keys.of(key).records, op_id)
+        return raw is not None and bool(Record(raw, None).answer)
 
 
 def _bounded(value: int) -> int:

@@ -161,6 +161,19 @@ class IdentityContract(ContractBase):
         assert await storage.operation_outcome(key, stored_as) == "applied"
         assert await storage.operation_outcome(fresh(), stored_as) == "not_applied"
 
+    async def test_a_write_that_found_nothing_did_not_take_place(self, storage: Backend) -> None:
+        """Answered False, or 0: whoever settles an unknown outcome must not count what changed nothing."""
+        writes: dict[str, Callable[[str], Awaitable[object]]] = {
+            "update_session": lambda key: storage.update_session(key, increment_requests=True),
+            "end_session": storage.end_session,
+            "delete_session": storage.delete_session,
+            "prune_checkpoints": lambda key: storage.prune_checkpoints(key, 1),
+        }
+        for name, write in writes.items():
+            key, op_id = fresh(), fresh("op")
+            assert not await named(op_id, write(key)), name
+            assert await storage.operation_outcome(key, op_id) == "not_applied", name
+
     async def test_a_refused_write_leaves_its_identity_free(self, storage: Backend) -> None:
         """A write refused by expected_version did not take place: its op_id may be used for the decision made anew."""
         key, op_id = fresh(), fresh("op")

@@ -80,7 +80,8 @@ SELECT k.clock, c.stamp, c.value, c.occurred_at
  ORDER BY c.stamp DESC, c.op_id DESC LIMIT $2::bigint
 
 -- name: read_outcome
-SELECT EXISTS (SELECT FROM aiecs.records r WHERE r.key = $1::text AND r.op_id = $2::bytea)
+SELECT EXISTS (SELECT FROM aiecs.records r WHERE r.key = $1::text AND r.op_id = $2::bytea
+   AND r.answer NOT IN ('false'::jsonb, '0'::jsonb))
 
 -- name: list_sessions
 SELECT k.id, x.inc, x.created, x.user_id, x.metadata, x.created_at, x.requests, x.time_us, x.errors, x.fields,

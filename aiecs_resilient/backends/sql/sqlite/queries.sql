@@ -214,7 +214,7 @@ SELECT k.key FROM keys k INDEXED BY keys_with_thread
  ORDER BY k.place LIMIT :limit
 
 -- name: read_outcome
-SELECT 1 FROM records WHERE key = (SELECT id FROM keys WHERE place = ?) AND op_id = ?
+SELECT answer FROM records WHERE key = (SELECT id FROM keys WHERE place = ?) AND op_id = ?
 
 -- name: count_sessions
 SELECT count(*), coalesce(sum(s.ended_stamp IS NULL), 0)
