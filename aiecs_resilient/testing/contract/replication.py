@@ -250,6 +250,8 @@ class ReplicationContract(ContractBase):
         opened = await records(storage, key, open_only=True)
         assert [record.op_id for record in opened] == [item.op_id for item in items[1:]]
         assert [record.op_id for record in await records(storage, key)] == [item.op_id for item in items]
+        newest = await records(storage, key, open_only=True, since=applied[2].stamp)
+        assert [record.op_id for record in newest] == [items[2].op_id]
         refs = [RecordRef(key, result.op_id, result.stamp, result.rank) for result in opened]
         wrong = [
             replace(refs[0], stamp=refs[0].stamp + 1),
@@ -269,11 +271,12 @@ class ReplicationContract(ContractBase):
 
     async def test_no_effect_no_mark(self, storage: Backend) -> None:
         """An operation that changed nothing opens no mark: there is nothing the peer lacks."""
-        key = fresh()
+        key, before = fresh(), await storage.store_state()
         await apply(
             storage, make.update(key, mark=True), make.end(key, mark=True), make.prune(key, 0, mark=True)
         )
         assert await records(storage, key, open_only=True) == []
+        assert (await storage.store_state()).open_marks == before.open_marks
 
     async def test_a_recognised_replay_closes_the_mark(self, storage: Backend) -> None:
         """The peer replays what is marked here: it evidently has it, so this mark closes; unless ours must win there."""
