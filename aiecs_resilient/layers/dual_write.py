@@ -60,6 +60,7 @@ from ..operations import (
 )
 from ..records import Applied, Durability, IdleKey, Mutation, RecordRef, Route
 from ..units import Count, Seconds, SecondsOrZero
+from ._guesses import finds_nothing
 from ._legs import Leg, means_unavailable
 from ._replication import Settler
 from ._routing import Router
@@ -182,9 +183,8 @@ class DualWrite(RecordingBackend):
             return await self._apply(context, mutations, asked)
         except BaseException as error:
             if not isinstance(error, StorageError) or error.outcome == "unknown":
-                for (
-                    leg
-                ) in asked:  # it alone may have it, and show it, until its mark has brought it to the other
+                # Each store that was asked may have it alone, and show it, until its mark has brought it to the other.
+                for leg in asked:
                     self._router.peer_of(leg).doubt(mutation.key for mutation in mutations)
             raise
         finally:
@@ -206,7 +206,7 @@ class DualWrite(RecordingBackend):
             start = monotonic()
             asked.append(leader)
             try:
-                answers = await self._lead(context, leader, staged)
+                answers = await self._ask_to_lead(context, leader, staged)
             except StorageError as error:
                 maybe_applied |= error.outcome == "unknown"
                 _settle_outcome(error, maybe_applied)
@@ -244,18 +244,39 @@ class DualWrite(RecordingBackend):
         maybe_applied: bool,
     ) -> Applied | StorageError:
         """ "There is no such session" from a store that may lack it is no answer to a write either (R7)."""
+        if isinstance(answer, IncompleteStoreError):
+            _settle_outcome(answer, maybe_applied)
         if not isinstance(answer, Applied) or answer.answer or not leader.may_lack(key):
             return answer
         context.stale = True
-        telemetry.event(telemetry.ANSWER_STALE, store=leader.name, behind=False)
         if self._flag_incomplete:
+            telemetry.event(telemetry.ANSWER_STALE, store=leader.name, behind=False)
             return answer
-        return IncompleteStoreError(
-            f"{leader} found nothing to write to, and may lack what only its peer holds. "
-            "Try again, or set on_incomplete: flag to be answered all the same",
-            outcome="unknown" if maybe_applied else "not_applied",
-            backend=leader.name,
-        )
+        refused = _no_guess(leader)
+        _settle_outcome(refused, maybe_applied)
+        return refused
+
+    async def _ask_to_lead(
+        self, context: OperationContext, leader: Leg, staged: Sequence[Mutation]
+    ) -> list[Applied | StorageError]:
+        """The leader's part. What it could only answer by a guess it is not asked: it would record that under the identity."""
+        guesses: set[int] = set()
+        if not self._flag_incomplete:
+            for place, mutation in enumerate(staged):
+                if leader.may_lack(mutation.key) and await self._is_guess(context, leader, mutation):
+                    guesses.add(place)
+        if not guesses:
+            return await self._lead(context, leader, staged)
+        context.stale = True
+        rest = [mutation for place, mutation in enumerate(staged) if place not in guesses]
+        answers = iter(await self._lead(context, leader, rest) if rest else ())
+        return [_no_guess(leader) if place in guesses else next(answers) for place in range(len(staged))]
+
+    async def _is_guess(self, context: OperationContext, leader: Leg, mutation: Mutation) -> bool:
+        if not await finds_nothing(leader.backend, mutation):
+            return False
+        wait = min(context.remaining() or self._patience, self._patience)
+        return not await self._router.caught_up(leader, mutation.key, wait)
 
     def _staged(self, mutation: Mutation, route: Route, leader: Leg, rank: int) -> Mutation:
         proposal = max(mutation.stamp, self._seen.get(mutation.key, 0) + 1)
@@ -643,6 +664,15 @@ async def _leg_health(leg: Leg) -> Json:
 
 def _nothing(answer: object) -> bool:
     return answer is None or answer == []
+
+
+def _no_guess(leader: Leg) -> IncompleteStoreError:
+    telemetry.event(telemetry.ANSWER_STALE, store=leader.name, behind=False)
+    return IncompleteStoreError(
+        f"{leader} found nothing to write to, and may lack what only its peer holds. "
+        "Try again, or set on_incomplete: flag to be answered all the same",
+        backend=leader.name,
+    )
 
 
 def _settle_outcome(error: StorageError, maybe_applied: bool) -> None:
