@@ -229,6 +229,7 @@ class RedisClient:
             async with asyncio.timeout_at(limit if deadline is None else min(limit, deadline)):
                 return await exchange.run()
         except TimeoutError as error:
+            await self.forget_idle()  # they lead to the same silence
             raise self._too_late(
                 sent=exchange.sent, by_deadline=deadline is not None and deadline <= limit
             ) from error
@@ -382,9 +383,12 @@ class _Exchange:
                 raise
             done = any(not isinstance(reply, driver.ResponseError) for reply in replies)
             raise connection_lost(error, client._name, "unknown" if done else "not_applied") from error
-        self._clean = not any(
+        moved = any(
             isinstance(reply, driver.ResponseError) and needs_new_connection(reply) for reply in replies
         )
+        self._clean = not moved
+        if moved:
+            await client.forget_idle()
         return replies
 
     async def end(self) -> None:

@@ -45,7 +45,7 @@ _REFUSALS = {
     "CROSSSLOT": _Refusal("is one node of a Redis Cluster, which this backend does not route to", transient=False),
     "NOAUTH": _Refusal("wants a password: put user and password into the URL", transient=False, reconnect=True),
     "WRONGPASS": _Refusal("does not accept this user and password", transient=False, reconnect=True),
-    "NOPERM": _Refusal("does not permit this user the command: give it the rights that the documentation lists", transient=False),
+    "NOPERM": _Refusal("does not permit this user the command: grant +@read +@write +@scripting +info +time on our keys", transient=False),
 }  # fmt: skip
 
 _IN_SCRIPT = re.compile(rf"-({'|'.join(_REFUSALS)}) ")
