@@ -16,6 +16,7 @@ from .journal import OK, UNKNOWN, Entry
 from .phases import Fault, Phase, Span
 from .watch import Happening
 
+LEAD_MOVES: Final = frozenset({telemetry.FAILOVER_COMPLETED, telemetry.FAILBACK_COMPLETED})
 BUCKET: Final = 0.5  # seconds: about a hundred operations at the default rate, enough for a p99
 
 
@@ -140,6 +141,7 @@ class Outage:
         longest: the longest that any caller waited for an operation begun in the outage, in seconds.
         missed: acknowledged writes that only the fallback held until the primary led again.
         replayed: records that the primary was offered afterwards; what it had already, it recognised.
+        led_already: the fallback led when the primary failed, so there was nothing to take over.
         late: writes that the frozen primary applied after the application had long been answered; None if not looked for.
     """
 
@@ -154,6 +156,7 @@ class Outage:
     replayed: int
     tally: Tally
     late: int | None = None
+    led_already: bool = False
 
     @property
     def fault(self) -> Fault:
@@ -202,6 +205,7 @@ def outages(
                 ),
                 tally=Tally.of([e for e in entries if e.phase == span.phase.number], fallback),
                 late=late.get(span.phase.number),
+                led_already=_leader_at(happenings, span.start) == fallback,
             )
         )
     return found
@@ -217,6 +221,12 @@ def caught_by(entries: Sequence[Entry], taken: float | None, fallback: str) -> l
         and entry.served_by == fallback
         and entry.started < taken < entry.ended
     ]
+
+
+def _leader_at(happenings: Sequence[Happening], at: float) -> str | None:
+    """Who had last been given the lead by then; None if nobody had."""
+    moves = [h for h in happenings if h.name in LEAD_MOVES and h.at < at]
+    return moves[-1].text("leader") if moves else None
 
 
 def _first(happenings: Sequence[Happening], name: str, since: float) -> float | None:
@@ -256,5 +266,4 @@ def breaker_bands(happenings: Sequence[Happening], backend: str, end: float) -> 
 
 def leader_bands(happenings: Sequence[Happening], first: str, end: float) -> list[Band]:
     """Who led over time."""
-    moves = {telemetry.FAILOVER_COMPLETED, telemetry.FAILBACK_COMPLETED}
-    return bands([(h.at, h.text("leader")) for h in happenings if h.name in moves], first, end)
+    return bands([(h.at, h.text("leader")) for h in happenings if h.name in LEAD_MOVES], first, end)

@@ -35,7 +35,7 @@ class Screen:
         self.console = console
         self._names: StoreNames | None = None
         self._journal: Journal | None = None
-        self._fault_at = 0.0
+        self._span: Span | None = None
         self._open_breakers: set[str] = set()
 
     def note(self, text: str) -> None:
@@ -87,17 +87,20 @@ class Screen:
             what = (
                 f"{self._spoken(self._names.primary) if self._names else 'primary'} {span.phase.fault.value}"
             )
-        self._fault_at = span.start
+        self._span = span
         self._say(span.start, f"{span.phase.number}/{len(PHASES)} {what}", style)
 
     def event(self, happening: Happening) -> None:
         """The chain reports something."""
         store = self._spoken(happening.text("backend") or happening.text("leader"))
-        after = duration(max(0.0, happening.at - self._fault_at))
+        span = self._span
+        since = f", after {duration(happening.at - span.start)}" if span is not None else ""
         if happening.name == telemetry.FAILOVER_COMPLETED:
-            self._say(happening.at, f"    {store} takes over, after {after}", "yellow")
+            took = since if span is not None and span.phase.outage else ""
+            self._say(happening.at, f"    {store} takes over{took}", "yellow")
         elif happening.name == telemetry.FAILBACK_COMPLETED:
-            self._say(happening.at, f"    {store} is level and leads again, after {after}", "cyan")
+            took = since if span is not None and span.phase.until_healthy else ""
+            self._say(happening.at, f"    {store} is level and leads again{took}", "cyan")
         elif happening.name == telemetry.BREAKER_OPENED and store not in self._open_breakers:
             self._open_breakers.add(store)
             self._say(happening.at, f"    circuit breaker of {store} opens", "")

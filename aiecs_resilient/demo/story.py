@@ -97,15 +97,16 @@ def _load(result: Result) -> str:
 
 
 def _taken_over(outage: Outage, fallback: str) -> str:
-    if outage.fail_over is None:
+    if outage.fail_over is None and not outage.led_already:
         return f"{fallback} did not take over."
+    taken = "led already" if outage.fail_over is None else f"took over after {duration(outage.fail_over)}"
     errors = (
         "no caller saw an error"
         if not outage.tally.failed
         else f"callers saw {plural(outage.tally.failed, 'error')}"
     )
     return (
-        f"{fallback} took over after {duration(outage.fail_over)}. What was under way was repeated there, each write under "
+        f"{fallback} {taken}. What was under way was repeated there, each write under "
         f"the identity it had from the start; {errors}, and the longest wait was {duration(outage.longest)}. "
         f"{fallback} then acknowledged {plural(outage.missed, 'write')} alone, each with a mark: the other store lacks this."
     )
