@@ -79,6 +79,7 @@ LAYERS: dict[str, Entry] = dict(
         _layer("dual_write", ".layers.dual_write:DualWrite"),
         _layer("retry", ".layers.retry:Retry"),
         _layer("circuit_breaker", ".layers.circuit_breaker:CircuitBreaker"),
+        _layer("bulkhead", ".layers.bulkhead:Bulkhead"),
         _layer("timeout", ".layers.timeout:Timeout"),
     ]
 )

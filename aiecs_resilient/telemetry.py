@@ -89,9 +89,22 @@ RECONCILE_FAILED: Final = "reconcile.failed"
 ANSWER_STALE: Final = "answer.stale"
 ANSWER_DEGRADED: Final = "answer.degraded"
 FOLLOWER_MISSED: Final = "follower.missed"
+BATCH_SPLIT: Final = "batch.split"
+QUEUE_REFUSED: Final = "queue.refused"
 STORE_LOST: Final = "store.lost"
 STORE_RETURNED: Final = "store.returned"
 STORE_RESTARTED: Final = "store.restarted"
+BULKHEAD_REJECTED: Final = "bulkhead.rejected"
+RATE_LIMITED: Final = "rate.limited"
+LOAD_SHED: Final = "load.shed"
+HEDGE_STARTED: Final = "hedge.started"
+HEDGE_WON: Final = "hedge.won"
+HEDGE_REFUSED: Final = "hedge.refused"
+LIMIT_EXCEEDED: Final = "limit.exceeded"
+WRITE_REFUSED: Final = "write.refused"
+CHAOS_INJECTED: Final = "chaos.injected"
+PLAINTEXT_READ: Final = "plaintext.read"
+CIPHERTEXT_REFUSED: Final = "ciphertext.refused"
 
 Severity = Literal["debug", "info", "warning"]
 
@@ -117,9 +130,22 @@ EVENTS: Final[Mapping[str, Severity]] = MappingProxyType(
         ANSWER_STALE: "warning",
         ANSWER_DEGRADED: "warning",
         FOLLOWER_MISSED: "warning",
+        BATCH_SPLIT: "warning",
+        QUEUE_REFUSED: "warning",
         STORE_LOST: "warning",
         STORE_RETURNED: "info",
         STORE_RESTARTED: "warning",
+        BULKHEAD_REJECTED: "warning",
+        RATE_LIMITED: "warning",
+        LOAD_SHED: "warning",
+        HEDGE_STARTED: "debug",
+        HEDGE_WON: "info",
+        HEDGE_REFUSED: "debug",
+        LIMIT_EXCEEDED: "info",
+        WRITE_REFUSED: "info",
+        CHAOS_INJECTED: "warning",
+        PLAINTEXT_READ: "warning",
+        CIPHERTEXT_REFUSED: "warning",
     }
 )
 """Every event and how loud it is: a warning while it may still heal. Only the end of an operation is ever an error."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aiecs_resilient.backends.memory import MemoryStorageBackend
+from aiecs_resilient.layers.bulkhead import Bulkhead
 from aiecs_resilient.layers.circuit_breaker import CircuitBreaker
 from aiecs_resilient.layers.deadline import Deadline
 from aiecs_resilient.layers.retry import Retry
@@ -50,11 +51,23 @@ class TestDeadline(StorageContract):
             yield layer
 
 
+class TestBulkhead(StorageContract):
+    """Lets so many through at once; the others wait."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        async with Bulkhead(
+            MemoryStorageBackend(), limit=3, mode="wait", fair_by="key", adaptive=True, least=1
+        ) as layer:
+            yield layer
+            assert (layer.state.running, layer.state.waiting) == (0, 0)
+
+
 class TestWholeChain(StorageContract):
     """All of them in the right order."""
 
     @pytest.fixture
     async def storage(self) -> AsyncIterator[Any]:
         store = Timeout(MemoryStorageBackend(), per_attempt=60.0)
-        async with Deadline(Retry(CircuitBreaker(store)), total=60.0) as chain:
+        async with Deadline(Retry(CircuitBreaker(Bulkhead(store))), total=60.0) as chain:
             yield chain
