@@ -1,4 +1,4 @@
-"""PostgreSQL read back without the library: plain SQL over the tables of ``backends/sql/postgresql/0001_tables.sql``.
+"""PostgreSQL read back without the library: plain SQL over the tables of ``backends/postgresql/sql/0001_tables.sql``.
 
 A message is a row with its text as text; values are MessagePack.
 """

@@ -18,6 +18,7 @@ from .units import count, duration
 from .watch import Happening, StoreNames
 
 REFRESH: Final = 0.25
+RECOVERY_SECONDS: Final = 5.0  # what a fail-back usually takes
 
 SHOWN: Final = {
     telemetry.FAILOVER_COMPLETED,
@@ -56,7 +57,7 @@ class Screen:
             transient=True,
             disable=not self.console.is_terminal,
         ) as progress:
-            task = progress.add_task("starting", total=seconds, facts="")
+            task = progress.add_task("starting", total=len(PHASES), facts="")
             ticker = asyncio.get_running_loop().create_task(self._tick(progress, task, journal, seconds))
             try:
                 yield
@@ -77,7 +78,16 @@ class Screen:
             if failed:
                 facts += f" · [red]{count(failed)} errors[/]"
             title = f"{journal.phase}/{len(PHASES)} {PHASES[journal.phase - 1].title}"
-            progress.update(task, description=title, completed=min(journal.now(), seconds), facts=facts)
+            done = self._done(journal.now(), seconds)
+            progress.update(task, description=title, completed=done, facts=facts)
+
+    def _done(self, now: float, seconds: float) -> float:
+        """Phases that are over, and the share of this one: nobody knows how long a fail-back takes."""
+        if self._span is None:
+            return 0.0
+        phase = self._span.phase
+        planned = phase.share * seconds + (RECOVERY_SECONDS if phase.until_healthy else 0.0)
+        return phase.number - 1 + min(0.95, (now - self._span.start) / planned)
 
     def phase(self, span: Span) -> None:
         """A phase begins."""
