@@ -59,7 +59,7 @@ lock:  ## write both lock files anew from pyproject.toml (needs uv)
 	$(UV) $(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove what was built and cached, keep the environments
-	rm -rf build dist .make .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html
+	rm -rf build dist .make .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html demo-report.evidence
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environments too
