@@ -7,8 +7,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from aiecs_resilient.backends._postgresql_errors import translate
 from aiecs_resilient.backends.postgresql import PostgreSQLStorageBackend
+from aiecs_resilient.backends.postgresql._errors import translate
 from aiecs_resilient.errors import (
     ConfigurationError,
     DataCorruptionError,

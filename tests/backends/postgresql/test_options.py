@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from aiecs_resilient.backends._postgresql_options import read_address
 from aiecs_resilient.backends.postgresql import PostgreSQLStorageBackend
+from aiecs_resilient.backends.postgresql._options import read_address
 from aiecs_resilient.errors import ConfigurationError, InvalidValueError
 
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from aiecs_resilient.backends._postgresql_pool import Pool
 from aiecs_resilient.backends.postgresql import PostgreSQLStorageBackend
+from aiecs_resilient.backends.postgresql._pool import Pool
 from aiecs_resilient.errors import (
     BackendClosedError,
     DeadlineExceededError,

@@ -9,8 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from aiecs_resilient.backends import _postgresql_sql as sql
 from aiecs_resilient.backends.postgresql import PostgreSQLStorageBackend
+from aiecs_resilient.backends.postgresql import _sql as sql
 from aiecs_resilient.clock import use_wall_clock, wall_us
 from aiecs_resilient.errors import ConfigurationError
 from aiecs_resilient.operations import operation

@@ -12,11 +12,11 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import clock as clocks
-from ..codec import encode_key, escape_text, unescape_text
-from ..errors import ConfigurationError, InvalidValueError, OverloadedError, StorageError
-from ..interface import Json
-from ..records import (
+from ... import clock as clocks
+from ...codec import encode_key, escape_text, unescape_text
+from ...errors import ConfigurationError, InvalidValueError, OverloadedError, StorageError
+from ...interface import Json
+from ...records import (
     Applied,
     CheckpointRow,
     ContextRow,
@@ -30,14 +30,14 @@ from ..records import (
     SessionRow,
     StoreState,
 )
-from ..units import Bytes, Count, CountOrZero, Seconds, SecondsOrZero
-from ._base import empty_metrics
-from ._postgresql_migrate import migrate
-from ._postgresql_options import read_address
-from ._postgresql_pool import Pool
-from ._postgresql_rows import Row, applied, checkpoint, columns, plain, replay, session
-from ._postgresql_sql import check_schema, listing, queries, records
-from ._store import DEFAULT_CONTEXT_VERSIONS, DEFAULT_RETENTION_SECONDS, StoreBackend
+from ...units import Bytes, Count, CountOrZero, Seconds, SecondsOrZero
+from .._base import empty_metrics
+from .._store import DEFAULT_CONTEXT_VERSIONS, DEFAULT_RETENTION_SECONDS, StoreBackend
+from ._migrate import migrate
+from ._options import read_address
+from ._pool import Pool
+from ._rows import Row, applied, checkpoint, columns, plain, replay, session
+from ._sql import check_schema, listing, queries, records
 
 if TYPE_CHECKING:
     import asyncpg
