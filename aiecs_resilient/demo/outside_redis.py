@@ -1,6 +1,6 @@
 """Redis or Valkey read back without the library: SCAN, HGETALL, ZRANGE.
 
-All keys of an id share a bucket: ``…{b17}:<what>:<id>``. ``backends/lua`` says what is in them:
+All keys of an id share a bucket: ``…{b17}:<what>:<id>``. ``backends/redis/lua`` says what is in them:
 
 ====== ======= =========================================================================================
 what   type    content

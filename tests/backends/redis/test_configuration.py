@@ -10,8 +10,8 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from aiecs_resilient.backends._redis_client import check_driver, driver_options
 from aiecs_resilient.backends.redis import RedisStorageBackend
+from aiecs_resilient.backends.redis._client import check_driver, driver_options
 from aiecs_resilient.errors import (
     BackendClosedError,
     ConfigurationError,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 from _fake import fake_server
 
-from aiecs_resilient.backends._redis_client import Command, RedisClient, driver_options
-from aiecs_resilient.backends._redis_scripts import load_scripts
 from aiecs_resilient.backends.redis import RedisStorageBackend
+from aiecs_resilient.backends.redis._client import Command, RedisClient, driver_options
+from aiecs_resilient.backends.redis._scripts import load_scripts
 from aiecs_resilient.errors import (
     DataCorruptionError,
     StorageConnectionError,

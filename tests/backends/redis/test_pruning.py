@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiecs_resilient.backends import _redis_pruning
-from aiecs_resilient.backends._redis_pruning import Pruner
-from aiecs_resilient.backends.redis import RedisStorageBackend
+from aiecs_resilient.backends.redis import RedisStorageBackend, _pruning
+from aiecs_resilient.backends.redis._pruning import Pruner
 from aiecs_resilient.clock import wall_us
 from aiecs_resilient.records import Kind, Mutation
 from aiecs_resilient.testing.servers import ValkeyServer
@@ -71,7 +70,7 @@ async def test_what_is_forgotten(backend: RedisStorageBackend) -> None:
 
 async def test_walks_of_many_steps(backend: RedisStorageBackend) -> None:
     """More records than one step looks at, living ones in between: all that can go is gone after one walk."""
-    size = 3 * _redis_pruning.PAGE
+    size = 3 * _pruning.PAGE
     old = [_old(0, Kind.CREATE)]
     old += [_old(3 * n, Kind.MESSAGE if n % 2 else Kind.UPDATE) for n in range(1, size)]
     await backend.apply(old)

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from aiecs_resilient.backends._redis_scripts import Script, load_scripts
 from aiecs_resilient.backends.redis import RedisStorageBackend
+from aiecs_resilient.backends.redis._scripts import Script, load_scripts
 
 
 async def test_forgotten_scripts_are_loaded_again(backend: RedisStorageBackend) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
-from aiecs_resilient.backends._redis_keys import BUCKETS, Keys, bucket_of, id_of, name_of, ordered, unordered
-from aiecs_resilient.backends._redis_state import durability, issues
 from aiecs_resilient.backends.redis import RedisStorageBackend
+from aiecs_resilient.backends.redis._keys import BUCKETS, Keys, bucket_of, id_of, name_of, ordered, unordered
+from aiecs_resilient.backends.redis._state import durability, issues
 from aiecs_resilient.clock import wall_us
 from aiecs_resilient.codec import encode_key
 from aiecs_resilient.errors import StaleRouteError
