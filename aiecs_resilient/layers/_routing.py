@@ -63,6 +63,9 @@ class Router:
         self._led_since = 0.0
         self.replayed = 0
         self.refused: list[StorageError] = []
+        self.problem: Exception | None = (
+            None  # what keeps the supervisor from its work and is no store's fault
+        )
         self.on_route: Callable[[Route], None] | None = None
 
     # ------------------------------------------------------------------ who is who
@@ -222,7 +225,11 @@ class Router:
                 await self._look()
                 await self._catch_up()
                 await self._fail_back()
+                self.problem = None
             except StorageError as error:
+                telemetry.event(telemetry.RECONCILE_FAILED, error=error)
+            except Exception as error:  # noqa: BLE001  if it ended, the stores would stay apart for ever, and quietly
+                self.problem = error
                 telemetry.event(telemetry.RECONCILE_FAILED, error=error)
 
     async def _look(self) -> None:

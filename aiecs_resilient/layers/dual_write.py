@@ -618,6 +618,8 @@ class DualWrite(RecordingBackend):
                 f"{router.fallback} leads since the primary became unavailable (epoch {router.route.epoch})"
             )
         issues += [f"a record could not be replayed: {error}" for error in router.refused[:3]]
+        if router.problem is not None:
+            issues.append(f"the stores cannot be reconciled: {router.problem!r}")
         healthy = self._open and usable == 2 and not issues and not router.degraded
         return {
             "status": "healthy" if healthy else "degraded" if self._open and usable else "unhealthy",
