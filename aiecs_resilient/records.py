@@ -89,6 +89,7 @@ class Mutation:
         mark: open a mark, because the peer does not have it yet.
         expected_version: stamp of the value that is to be replaced, 0 for "none yet"; checked by the accepting store only.
         expires_at: UTC microseconds after which the session or thread counts as gone, 0 for never.
+        must_act: refuse, and record nothing, where there is nothing to write to: the store may lack what the write is for.
         answer: with ``replay``: what the accepting store answered.
     """
 
@@ -106,6 +107,7 @@ class Mutation:
     mark: bool = False
     expected_version: int | None = None
     expires_at: int = 0
+    must_act: bool = False
     answer: Any = True
     format: int = FORMAT
 
@@ -145,6 +147,7 @@ class Applied:
             answer=self.answer,
             replay=True,
             mark=False,
+            must_act=False,
             expected_version=None,
         )
 

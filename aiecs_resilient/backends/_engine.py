@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ..errors import (
     ConflictError,
+    IncompleteStoreError,
     InvalidValueError,
     StaleRouteError,
     StorageError,
@@ -106,6 +107,14 @@ def check_route(route: Route, mutation: Mutation) -> StaleRouteError | None:
     )
 
 
+def nothing_to_write_to(mutation: Mutation) -> IncompleteStoreError:
+    """``must_act``: the answer would be "no such session", from a store that may lack it."""
+    return IncompleteStoreError(
+        f"there is nothing here that a {mutation.kind} of {mutation.key!r} could change, and this store may lack what only "
+        "its peer holds; try again"
+    )
+
+
 def apply_one(
     tables: Tables, mutation: Mutation, *, now_us: int, route: Route, max_age_us: int
 ) -> Applied | StorageError:
@@ -193,6 +202,8 @@ def _accept(tables: Tables, mutation: Mutation, now_us: int) -> Applied | Storag
     if isinstance(decision, StorageError):
         return decision
     answer, effect = decision
+    if effect is None and mutation.must_act:
+        return nothing_to_write_to(mutation)
     if effect is not None and dead:
         effect = {**effect, "dead": dead}
     if effect is not None:  # a write without effect moves no clock: the peer never hears of it
@@ -406,6 +417,7 @@ def _bury(tables: Tables, row: KeyRow, scope: str, upto: int) -> None:
     """Everything of the scope with a stamp up to this is void, also what arrives later."""
     if scope == Scope.SESSION:
         row.session_dead = max(row.session_dead, upto)
+        row.session_expires = row.session_expires if row.session_expires > upto else 0
         for session in tables.load_sessions():
             if session.created is not None and session.created <= upto:
                 tables.drop_session(session.inc)
@@ -414,6 +426,7 @@ def _bury(tables: Tables, row: KeyRow, scope: str, upto: int) -> None:
         _choose_current(tables, row)
     else:
         row.thread_dead = max(row.thread_dead, upto)
+        row.thread_expires = row.thread_expires if row.thread_expires > upto else 0
         tables.drop_thread(upto)
 
 
@@ -450,7 +463,7 @@ def _redo(tables: Tables, known: RecordRow, winner: Mutation) -> None:
 def _withdraw(tables: Tables, known: RecordRow) -> None:
     """Take back what a record did here, as far as its winner will not overwrite it anyway."""
     effect = known.effect
-    if not effect:
+    if not effect or not effect.keys() - {"dead"}:
         return
     if known.kind == Kind.PRUNE:
         for id in effect["ids"]:

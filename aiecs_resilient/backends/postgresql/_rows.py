@@ -20,6 +20,7 @@ from ...errors import (
     UnsupportedOperationError,
 )
 from ...records import FORMAT, Applied, CheckpointRow, Kind, Mutation, SessionRow
+from .._engine import nothing_to_write_to
 
 Row = Any  # Any: the driver's records
 _PLAIN_FIELDS = ("status", "user_id")  # fields that the server also keeps in readable form, for filters
@@ -37,7 +38,7 @@ def columns(mutations: Sequence[Mutation], expires_at: Sequence[int]) -> list[li
 
 def plain(m: Mutation, expires_at: int) -> tuple[str, list[Any]] | None:
     """The query and arguments for a write that is made all the time, a message or a counter; None for all others."""
-    if m.format != FORMAT or not m.body or "dead" in m.body:
+    if m.format != FORMAT or not m.body or "dead" in m.body or m.must_act:
         return None
     if m.kind == Kind.MESSAGE:
         content = [escape_text(m.body["role"]), escape_text(m.body["content"]), m.body["metadata"]]
@@ -95,6 +96,7 @@ def _row(m: Mutation, expires_at: int) -> tuple[Any, ...]:
         content,
         data,
         metadata,
+        m.must_act,
     )
 
 
@@ -217,6 +219,8 @@ def _refusal(row: Row, m: Mutation) -> StorageError:
             return UnsupportedOperationError(
                 f"record of format {m.format}, this version knows {FORMAT}: update this process"
             )
+        case "nothing":
+            return nothing_to_write_to(m)
         case "payload":
             return ConflictError(f"op_id {m.op_id!r} was used before for another payload; mint a new one")
         case "version":

@@ -31,6 +31,7 @@ from ...records import (
     Scope,
     SessionRow,
 )
+from .._engine import nothing_to_write_to
 from ._keys import unordered
 
 _KINDS: tuple[str, ...] = (
@@ -48,7 +49,7 @@ CODES = {kind: code for code, kind in enumerate(_KINDS, 1)}
 """Part of the stored format; lua/record.lua has the same."""
 
 MAX_NUMBER = 2**53 - 1
-_REPLAY, _MARK, _HAS, _EXPECTED = 1, 2, 4, 8
+_REPLAY, _MARK, _HAS, _EXPECTED, _MUST_ACT = 1, 2, 4, 8, 16
 _MARKED, _HAS_EFFECT, _HAS_BODY = 1, 2, 4
 _MUTATION = struct.Struct(">BBH8d")
 _RECORD = struct.Struct(">BBH5d")
@@ -156,7 +157,7 @@ def pack_mutation(mutation: Mutation, expires_at: int) -> list[bytes]:
     dead: Mapping[str, int] = mutation.body.get("dead", {})
     has = bool(mutation.body.keys() - {"dead"})
     a, b, c, body = _pack_body(mutation.kind, mutation.body) if has and code else ("", "", "", b"")
-    flags = _REPLAY * mutation.replay | _MARK * mutation.mark | _HAS * has
+    flags = _REPLAY * mutation.replay | _MARK * mutation.mark | _HAS * has | _MUST_ACT * mutation.must_act
     expected = mutation.expected_version
     if expected is not None:
         flags |= _EXPECTED
@@ -258,6 +259,8 @@ def _refusal(mutation: Mutation, refusal: Sequence[Any], max_age_us: int) -> Sto
                 "its identity may have been forgotten; issue it anew",
                 transient=False,
             )
+        case [b"nothing"]:
+            return nothing_to_write_to(mutation)
         case [b"version", version]:
             return ConflictError(
                 f"{mutation.key!r} is at version {int(version)}, expected_version was {mutation.expected_version}: "

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from ...clock import wall_us
-from ...errors import ConflictError, StaleRouteError, UnsupportedOperationError
+from ...errors import ConflictError, IncompleteStoreError, StaleRouteError, UnsupportedOperationError
 from ...interface import Backend, Json
 from ...records import FORMAT, Durability, RecordRef, Route, Scope
 from . import _mutations as make
@@ -439,6 +439,27 @@ class ReplicationContract(ContractBase):
         assert await storage.get_session(key) is None
         [counted] = await apply(storage, make.update(key))
         assert counted.answer is False
+
+
+    async def test_life_after_expiry_need_not_expire(self, storage: Backend) -> None:
+        """What is written without an expiry after everything had expired stays: the old expiry went with what it ended."""
+        key, past = fresh(), wall_us() - 1_000
+        await apply(storage, make.create(key, stamp=past - 9, expires_at=past))
+        await apply(storage, make.message(key, "new"))
+        assert contents(await storage.get_conversation_history(key)) == ["new"]
+
+    async def test_a_write_that_must_act_is_refused_where_there_is_nothing(self, storage: Backend) -> None:
+        """A store that may lack the session neither answers "no such session" nor remembers to have said so."""
+        key = fresh()
+        hasty = make.update(key)
+        hasty.must_act = True
+        [refused] = await storage.apply([hasty])
+        assert isinstance(refused, IncompleteStoreError)
+        assert (refused.transient, refused.outcome) == (True, "not_applied")
+        assert await storage.operation_outcome(key, hasty.op_id) == "not_applied"
+        await apply(storage, make.create(key))
+        [applied] = await apply(storage, hasty)
+        assert applied.answer is True
 
 
 async def _everything(storage: Backend, key: str) -> dict[str, object]:

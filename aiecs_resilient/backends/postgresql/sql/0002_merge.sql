@@ -5,7 +5,8 @@
 CREATE TYPE aiecs.mutation AS (
   n bigint, key text, id text, op_id bytea, kind text, fingerprint bytea, occurred_at bigint, stamp bigint,
   replay boolean, rank bigint, epoch bigint, home text, mark boolean, expected bigint, expires_at bigint,
-  answer jsonb, format smallint, whole boolean, body jsonb, role text, content text, data bytea, metadata bytea
+  answer jsonb, format smallint, whole boolean, body jsonb, role text, content text, data bytea, metadata bytea,
+  must_act boolean
 );
 
 -- A key's row while a batch works on it. held: the last merge made a row that needs its record.
@@ -42,6 +43,7 @@ DECLARE
 BEGIN
   IF p_scope = 'session' THEN
     s.session_dead := greatest(s.session_dead, p_upto);
+    s.session_expires := CASE WHEN s.session_expires > p_upto THEN s.session_expires ELSE 0 END;
     DELETE FROM aiecs.sessions x WHERE x.key = s.key AND x.created <= p_upto;
     DELETE FROM aiecs.records r
      WHERE r.key = s.key AND r.position <= p_upto AND NOT r.marked AND r.seen_at < s.horizon;
@@ -56,6 +58,7 @@ BEGIN
       OR (SELECT true FROM aiecs.contexts c WHERE c.key = s.key ORDER BY c.op_id LIMIT 1) IS TRUE;
   ELSE
     s.thread_dead := greatest(s.thread_dead, p_upto);
+    s.thread_expires := CASE WHEN s.thread_expires > p_upto THEN s.thread_expires ELSE 0 END;
     WITH gone AS (DELETE FROM aiecs.checkpoints c WHERE c.key = s.key AND c.stamp <= p_upto RETURNING c.op_id)
     SELECT array_agg(gone.op_id) INTO v_ops FROM gone;
     UPDATE aiecs.records r SET held = false

@@ -240,7 +240,7 @@ CREATE FUNCTION aiecs.apply(
   p_key text[], p_id text[], p_op_id bytea[], p_kind text[], p_fingerprint bytea[], p_occurred_at bigint[],
   p_stamp bigint[], p_replay boolean[], p_rank bigint[], p_epoch bigint[], p_home text[], p_mark boolean[],
   p_expected bigint[], p_expires_at bigint[], p_answer jsonb[], p_format smallint[], p_whole boolean[], p_body jsonb[],
-  p_role text[], p_content text[], p_data bytea[], p_metadata bytea[],
+  p_role text[], p_content text[], p_data bytea[], p_metadata bytea[], p_must_act boolean[],
   p_fenced boolean, p_now bigint, p_max_age bigint, p_retention bigint, p_versions integer
 ) RETURNS SETOF aiecs.result LANGUAGE plpgsql AS $$
 DECLARE
@@ -267,12 +267,13 @@ BEGIN
   v_now := coalesce(p_now, aiecs.now_us());
   FOR m IN
     SELECT u.n, u.key, u.id, u.op_id, u.kind, u.fingerprint, u.occurred_at, u.stamp, u.replay, u.rank, u.epoch, u.home,
-           u.mark, u.expected, u.expires_at, u.answer, u.format, u.whole, u.body, u.role, u.content, u.data, u.metadata
+           u.mark, u.expected, u.expires_at, u.answer, u.format, u.whole, u.body, u.role, u.content, u.data, u.metadata,
+           u.must_act
       FROM unnest(p_key, p_id, p_op_id, p_kind, p_fingerprint, p_occurred_at, p_stamp, p_replay, p_rank, p_epoch, p_home,
                   p_mark, p_expected, p_expires_at, p_answer, p_format, p_whole, p_body, p_role, p_content, p_data,
-                  p_metadata) WITH ORDINALITY
+                  p_metadata, p_must_act) WITH ORDINALITY
         AS u (key, id, op_id, kind, fingerprint, occurred_at, stamp, replay, rank, epoch, home, mark, expected, expires_at,
-              answer, format, whole, body, role, content, data, metadata, n)
+              answer, format, whole, body, role, content, data, metadata, must_act, n)
      ORDER BY u.key COLLATE "C", u.n  -- locks are always taken in this order
   LOOP
     r := NULL;
@@ -372,6 +373,10 @@ BEGIN
         r := aiecs.decide(s, m, v_dead);
         r.n := m.n;
         IF r.code <> 'applied' THEN
+          RETURN NEXT r;
+          CONTINUE;
+        ELSIF r.effect IS NULL AND m.must_act THEN
+          r.code := 'nothing';
           RETURN NEXT r;
           CONTINUE;
         END IF;

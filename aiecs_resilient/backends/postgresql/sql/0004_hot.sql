@@ -49,7 +49,7 @@ BEGIN
     RETURN QUERY SELECT * FROM aiecs.apply(ARRAY[p_key], ARRAY[p_id], ARRAY[p_op_id], ARRAY['message'],
       ARRAY[p_fingerprint], ARRAY[p_occurred_at], ARRAY[p_stamp], ARRAY[p_replay], ARRAY[p_rank], ARRAY[p_epoch],
       ARRAY[p_home], ARRAY[p_mark], ARRAY[NULL]::bigint[], ARRAY[p_expires_at], ARRAY[p_answer], ARRAY[1]::smallint[],
-      ARRAY[true], ARRAY[NULL]::jsonb[], ARRAY[p_role], ARRAY[p_content], ARRAY[NULL]::bytea[], ARRAY[p_metadata],
+      ARRAY[true], ARRAY[NULL]::jsonb[], ARRAY[p_role], ARRAY[p_content], ARRAY[NULL]::bytea[], ARRAY[p_metadata], ARRAY[false],
       p_epoch <> 0, v_now, p_max_age, p_retention, p_versions);
     RETURN;
   END IF;
@@ -79,7 +79,7 @@ BEGIN
     RETURN QUERY SELECT * FROM aiecs.apply(ARRAY[p_key], ARRAY[p_id], ARRAY[p_op_id], ARRAY['update'],
       ARRAY[p_fingerprint], ARRAY[p_occurred_at], ARRAY[p_stamp], ARRAY[p_replay], ARRAY[p_rank], ARRAY[p_epoch],
       ARRAY[p_home], ARRAY[p_mark], ARRAY[NULL]::bigint[], ARRAY[p_expires_at], ARRAY[p_answer], ARRAY[1]::smallint[],
-      ARRAY[true], ARRAY[p_body], ARRAY[NULL], ARRAY[NULL], ARRAY[NULL]::bytea[], ARRAY[NULL]::bytea[],
+      ARRAY[true], ARRAY[p_body], ARRAY[NULL], ARRAY[NULL], ARRAY[NULL]::bytea[], ARRAY[NULL]::bytea[], ARRAY[false],
       p_epoch <> 0, v_now, p_max_age, p_retention, p_versions);
     RETURN;
   END IF;

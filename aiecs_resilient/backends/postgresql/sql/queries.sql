@@ -4,8 +4,8 @@
 -- name: apply
 SELECT * FROM aiecs.apply($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[],
   $8::boolean[], $9::bigint[], $10::bigint[], $11::text[], $12::boolean[], $13::bigint[], $14::bigint[], $15::jsonb[],
-  $16::smallint[], $17::boolean[], $18::jsonb[], $19::text[], $20::text[], $21::bytea[], $22::bytea[],
-  $23::boolean, $24::bigint, $25::bigint, $26::bigint, $27::integer)
+  $16::smallint[], $17::boolean[], $18::jsonb[], $19::text[], $20::text[], $21::bytea[], $22::bytea[], $23::boolean[],
+  $24::boolean, $25::bigint, $26::bigint, $27::bigint, $28::integer)
 
 -- name: append
 SELECT * FROM aiecs.append($1::text, $2::text, $3::bytea, $4::bytea, $5::bigint, $6::bigint, $7::boolean, $8::bigint,

@@ -4,7 +4,7 @@
 
 local NOW, MAX_AGE, FORMAT = F.clock_us(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
 local LEAD = 1000000  -- how far a proposed stamp may run ahead of the store's clock
-local REPLAY, MARK, HAS, EXPECTED = 1, 2, 4, 8
+local REPLAY, MARK, HAS, EXPECTED, MUST_ACT = 1, 2, 4, 8, 16
 
 local routed = redis.call('GET', K.route)
 local EPOCH, LEADER = 0, ''
@@ -18,6 +18,7 @@ function F.read_mutation(from)
   m.kind, flags, m.format, m.rank, m.epoch, m.stamp, m.occurred_at, m.expires_at, m.expected, dead_session,
     dead_thread = struct.unpack('>BBHdddddddd', ARGV[from])
   m.replay, m.mark = bit.band(flags, REPLAY) > 0, bit.band(flags, MARK) > 0
+  m.must_act = bit.band(flags, MUST_ACT) > 0
   m.op, m.home, m.fingerprint, m.answer = ARGV[from + 1], ARGV[from + 2], ARGV[from + 3], ARGV[from + 4]
   m.effect = { has = bit.band(flags, HAS) > 0, a = ARGV[from + 5], b = ARGV[from + 6], c = ARGV[from + 7],
     body = ARGV[from + 8], dead_session = dead_session, dead_thread = dead_thread }
@@ -83,6 +84,8 @@ function F.accept(m)
   local answer, effect, refusal = DECIDE[m.kind](m, dead_session, dead_thread)
   if refusal then
     return refusal
+  elseif not effect and m.must_act then
+    return F.refuse('nothing')
   end
   m.stamp = stamp
   if effect then  -- a write without effect moves no clock: the peer never hears of it

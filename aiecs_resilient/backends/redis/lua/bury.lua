@@ -7,6 +7,9 @@ F.need_thread()
 
 function F.bury_session(upto)
   row.session_dead = math.max(row.session_dead, upto)
+  if row.session_expires <= upto then
+    row.session_expires = 0
+  end
   F.drop_sessions(upto)
   F.drop_messages(upto)
   F.drop_contexts(upto)
@@ -15,6 +18,9 @@ end
 
 function F.bury_thread(upto)
   row.thread_dead = math.max(row.thread_dead, upto)
+  if row.thread_expires <= upto then
+    row.thread_expires = 0
+  end
   F.drop_thread(upto)
 end
 

@@ -72,7 +72,7 @@ function F.index_name(tag, before, after)
 end
 
 function F.index_due(before, after, expires, expired_before)
-  if before ~= after and before ~= '' then
+  if before ~= '' and (before ~= after or expires ~= expired_before and expires == 0) then
     redis.call('ZREM', K.due, before .. ID)
   end
   if after ~= '' and expires > 0 and (before ~= after or expires ~= expired_before) then
