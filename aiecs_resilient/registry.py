@@ -76,11 +76,14 @@ LAYERS: dict[str, Entry] = dict(
         _layer("metrics", ".layers.metrics:Metrics"),
         _layer("logging", ".layers.logging:Logging"),
         _layer("deadline", ".layers.deadline:Deadline"),
+        _layer("read_only", ".layers.read_only:ReadOnly"),
+        _layer("namespace", ".layers.namespace:Namespace"),
         _layer("dual_write", ".layers.dual_write:DualWrite"),
         _layer("retry", ".layers.retry:Retry"),
         _layer("circuit_breaker", ".layers.circuit_breaker:CircuitBreaker"),
         _layer("bulkhead", ".layers.bulkhead:Bulkhead"),
         _layer("timeout", ".layers.timeout:Timeout"),
+        _layer("chaos", ".layers.chaos:Chaos"),
     ]
 )
 """Our layers in the order in which they usually stand, outermost first."""

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 from ..errors import ConfigurationError
 
@@ -103,15 +103,17 @@ class Dice:
 
 def _places(value: Any) -> Iterable[tuple[Any, Any]]:
     """Texts, bytes and numbers in it, each with what holds it."""
+    raw: Any = value  # as it came: checkers narrow `value` to containers of unknown items
     items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
-        items = list(cast("dict[Any, Any]", value).items())
+        items = list(raw.items())
     elif isinstance(value, list):
-        items = list(enumerate(cast("list[Any]", value)))
+        held: list[Any] = raw
+        items = list(enumerate(held))
     for at, item in items:
         if at in _NEVER_CORRUPTED:
             continue
         if isinstance(item, (str, bytes, int, float)) and not isinstance(item, bool):
-            yield value, at
+            yield raw, at
         else:
             yield from _places(item)

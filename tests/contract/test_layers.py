@@ -6,12 +6,18 @@ from typing import Any
 import pytest
 
 from aiecs_resilient.backends.memory import MemoryStorageBackend
+from aiecs_resilient.codec import encode_key
+from aiecs_resilient.errors import InvalidValueError
+from aiecs_resilient.interface import Backend
 from aiecs_resilient.layers.bulkhead import Bulkhead
+from aiecs_resilient.layers.chaos import Chaos
 from aiecs_resilient.layers.circuit_breaker import CircuitBreaker
 from aiecs_resilient.layers.deadline import Deadline
+from aiecs_resilient.layers.namespace import Namespace
+from aiecs_resilient.layers.read_only import ReadOnly
 from aiecs_resilient.layers.retry import Retry
 from aiecs_resilient.layers.timeout import Timeout
-from aiecs_resilient.testing.contract import StorageContract
+from aiecs_resilient.testing.contract import HOSTILE_IDS, StorageContract
 
 
 class TestRetry(StorageContract):
@@ -61,6 +67,67 @@ class TestBulkhead(StorageContract):
         ) as layer:
             yield layer
             assert (layer.state.running, layer.state.waiting) == (0, 0)
+
+
+class TestReadOnly(StorageContract):
+    """Switched off, it lets everything pass; that it refuses every write is shown with its own tests."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        async with ReadOnly(MemoryStorageBackend(), enabled=False) as layer:
+            yield layer
+            assert layer.state.refused == 0
+
+
+class TestChaos(StorageContract):
+    """Delays at random; asked for no faults, it makes none."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        async with Chaos(MemoryStorageBackend(), latency_rate=0.05, latency=0.001) as layer:
+            yield layer
+
+
+class TestNamespace(StorageContract):
+    """A store of one's own inside a shared one, under a tenant whose name looks like part of an id."""
+
+    tenant = "a:b"
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        memory = MemoryStorageBackend()
+        async with Namespace(memory, tenant=self.tenant) as layer:
+            other = Namespace(memory, tenant="a")
+            await other.create_session("b:s", "somebody else")
+            yield layer
+
+    async def test_every_id_keeps_its_own_data(self, storage: Backend) -> None:
+        """Overridden: the tenant's name takes part of the 512 characters. What does not fit is refused, the rest holds."""
+        for id in HOSTILE_IDS:
+            if len(id) > 512 - len(f"3:{self.tenant}:"):
+                with pytest.raises(InvalidValueError):
+                    await storage.create_session(id, id)
+                continue
+            await storage.create_session(id, id)
+            await storage.add_conversation_message(id, "user", id)
+        for id in HOSTILE_IDS:
+            if len(id) <= 512 - len(f"3:{self.tenant}:"):
+                session = await storage.get_session(id)
+                assert session is not None
+                assert (session["session_id"], session["user_id"]) == (id, id)
+                assert [item["content"] for item in await storage.get_conversation_history(id)] == [id]
+
+    async def test_pages_cover_all_sessions_once(self, storage: Backend) -> None:
+        """Overridden: the order is that of the keys with the tenant in them, which differs for ids that are hashed."""
+        ids = [f"{prefix}-{n}" for n in range(3) for prefix in ("b", "é", "😀", "\x00", "\x1b", "x" * 300)]
+        await storage.batch_create_sessions([{"session_id": id, "user_id": "mine"} for id in ids])
+        for page in (1, 2, 100):
+            seen: list[str] = []
+            while found := await storage.list_sessions(
+                user_id="mine", after=seen[-1] if seen else None, limit=page
+            ):
+                seen += [session["session_id"] for session in found]
+            assert seen == sorted(ids, key=lambda id: encode_key(f"3:{self.tenant}:{id}").encode())
 
 
 class TestWholeChain(StorageContract):

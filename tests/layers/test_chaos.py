@@ -1,6 +1,7 @@
 """The layer `chaos`: faults that are what they say, where and when they are asked for, and the same each time."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -136,10 +137,8 @@ async def test_shares_are_kept() -> None:
     """A rate of 30 % is three in ten."""
     layer = Chaos(await store(), error_before=0.3, error_after=0.1)
     for _ in range(2_000):
-        try:
+        with contextlib.suppress(StorageConnectionError):
             await layer.get_session("s")
-        except StorageConnectionError:
-            pass
     assert layer.state.made["error_before"] == pytest.approx(600, rel=0.15)
     assert layer.state.made["error_after"] == pytest.approx(200, rel=0.25)
 
