@@ -53,16 +53,37 @@ class Leg(UniformLayer):
         return await call(*args, **kwargs)
 
 
-def chain(hot: Leg, cold: Leg) -> Backend:
-    """The layers of the shipped chain over these two, with times that suit a test."""
+Wrap = Callable[[Backend], Backend]
+
+
+def chain(
+    hot: Leg,
+    cold: Leg,
+    *,
+    above: Wrap = lambda inner: inner,
+    inside: Wrap = lambda inner: inner,
+    pace: float = 1.0,
+) -> Backend:
+    """The layers of the shipped chain over these two, with times that suit a test.
+
+    Args:
+        above, inside: puts something around the whole chain, or around each store inside its ``retry``.
+        pace: shortens all times but the deadline.
+    """
 
     def leg(leg: Leg, per_attempt: float) -> Backend:
-        return Retry(CircuitBreaker(Timeout(leg, per_attempt=per_attempt), open_for=1.0, max_open_for=2.0))
+        limited = inside(Timeout(leg, per_attempt=per_attempt))
+        return Retry(CircuitBreaker(limited, open_for=pace, max_open_for=2 * pace), base_delay=0.05 * pace)
 
     both = DualWrite(
-        leg(hot, 0.25), leg(cold, 0.5), durable_at_least="volatile", poll=0.5, dwell=1.0, lag=1.0
+        leg(hot, 0.25 * pace),
+        leg(cold, 0.5 * pace),
+        durable_at_least="volatile",
+        poll=0.5 * pace,
+        dwell=pace,
+        lag=pace,
     )
-    return Deadline(both, total=4.0)
+    return above(Deadline(both, total=4.0))
 
 
 class Subject:

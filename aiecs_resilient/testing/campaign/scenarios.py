@@ -44,35 +44,35 @@ class Trouble:
 
     async def kill(self, store: Store) -> None:
         """SIGKILL."""
-        self._begin(store)
+        self.lost(store)
         await server(store).akill()
         self.struck["killed"] += 1
 
     async def restart(self, store: Store) -> None:
         """On its port and folder."""
         await server(store).arestart()
-        self._end(store)
+        self.returned(store)
 
     async def freeze(self, store: Store) -> None:
         """SIGSTOP: what was sent is applied when it thaws."""
         await asyncio.to_thread(server(store).pause)
-        self._begin(store)
+        self.lost(store)
         self.struck["stopped"] += 1
 
     async def thaw(self, store: Store) -> None:
         """SIGCONT."""
-        self._end(store)
+        self.returned(store)
         await asyncio.to_thread(server(store).resume)
 
     @asynccontextmanager
     async def outage(self, store: Store, *faults: Fault) -> AsyncGenerator[None]:
         """The network to that store lets nothing through."""
         network(store).set(*faults)
-        self._begin(store)
+        self.lost(store)
         try:
             yield
         finally:
-            self._end(store)
+            self.returned(store)
             network(store).heal()
 
     def faults(self) -> Counter[str]:
@@ -88,10 +88,12 @@ class Trouble:
         proxies = [store.proxy for store in self.stage.stores if store.proxy is not None]
         return sorted({kind.__name__ for proxy in proxies for kind in proxy.never_struck()})
 
-    def _begin(self, store: Store) -> None:
+    def lost(self, store: Store) -> None:
+        """From now on that store cannot be used, and health has to notice it."""
         self.outages.append(Outage(store.name, time.monotonic()))
 
-    def _end(self, store: Store) -> None:
+    def returned(self, store: Store) -> None:
+        """It can be used again."""
         for outage in self.outages:
             if outage.store == store.name and outage.end is None:
                 outage.end = time.monotonic()
