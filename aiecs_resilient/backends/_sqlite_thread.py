@@ -108,7 +108,8 @@ class ConnectionThread:
             )
         job = Job(work, self._loop.create_future())
         self._jobs.put(job)
-        return await job.future
+        done: T = await job.future
+        return done
 
     # ------------------------------------------------------------------ in the thread
 

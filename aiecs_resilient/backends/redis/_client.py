@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import hiredis
@@ -305,7 +305,8 @@ class RedisClient:
         check_driver(connection)
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await connection.connect()
+                connect: Callable[[], Awaitable[None]] = connection.connect  # the driver leaves it untyped
+                await connect()
         except (driver.RedisError, OSError) as error:  # TimeoutError is an OSError
             await self.cut(connection)
             raise not_connected(error, self._name) from error

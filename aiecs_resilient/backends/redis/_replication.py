@@ -70,8 +70,8 @@ class RedisReplication(RedisBase):
     async def _load_records(self, places: Sequence[Place], *, open_only: bool) -> list[Mutation]:
         wanted: defaultdict[str, list[str]] = defaultdict(list)
         for _stamp, entry in places:
-            key, op_id = unordered(entry)
-            wanted[key].append(op_id.decode())
+            key, encoded = unordered(entry)
+            wanted[key].append(encoded.decode())
         calls: list[Command] = []
         for key, op_ids in wanted.items():
             keys = self._keys.of(key)
@@ -86,7 +86,7 @@ class RedisReplication(RedisBase):
                 if mutation is not None:
                     replay[key, op_id] = mutation
         order = [unordered(entry) for _stamp, entry in places]
-        return [replay[place] for key, op_id in order if (place := (key, op_id.decode())) in replay]
+        return [replay[place] for key, encoded in order if (place := (key, encoded.decode())) in replay]
 
     async def close_marks(self, refs: Sequence[RecordRef]) -> int:
         of_key: defaultdict[str, list[bytes]] = defaultdict(list)

@@ -195,6 +195,7 @@ def unpack_answer(
     mutation: Mutation, expires_at: int, reply: Reply, max_age_us: int
 ) -> Applied | StorageError:
     """What lua/apply.lua says of one mutation."""
+    effect: Mapping[str, Any] | None
     match reply:
         case [0, *refusal]:
             return _refusal(mutation, refusal, max_age_us)

@@ -27,7 +27,7 @@ class MergedScan(Generic[T]):
     """
 
     def __init__(self, fetch: Fetch[T], buckets: int) -> None:
-        self._fetch = fetch
+        self._fetch: Fetch[T] = fetch
         self._buckets = buckets
         self._heap: list[tuple[T, int]] = []
         self._pages: dict[int, list[T]] = {}  # what is left of each page, last first

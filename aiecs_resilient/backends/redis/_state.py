@@ -29,8 +29,8 @@ def parse_info(replies: Sequence[Any]) -> Info | None:
             if colon:
                 info[name] = value
     match config:
-        case [_, bytes(value)]:
-            info["appendfsync"] = value.decode()
+        case [_, bytes(setting)]:
+            info["appendfsync"] = setting.decode()
         case _:
             pass  # forbidden
     return info
