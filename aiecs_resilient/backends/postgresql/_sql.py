@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ...errors import ConfigurationError
 
-_FOLDER = files(__package__) / "sql"
+_FOLDER = files("aiecs_resilient.backends.postgresql") / "sql"
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _MIGRATION = re.compile(r"(\d{4})_(\w+)\.sql")
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
