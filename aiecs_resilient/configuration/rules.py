@@ -167,6 +167,13 @@ FOREIGN_LEG = Rule(
     "a store that knows no op_id cannot replay a write without doing it twice",
     "use one of our stores as a leg, or implement Backend with op_id",
 )
+FOREIGN_BATCHING = Rule(
+    "foreign-batching",
+    ("batching",),
+    "error",
+    "a store that knows no op_id takes no writes as records, so a batch could neither be told apart nor repeated",
+    "leave batching out, use one of our stores, or implement Backend with op_id and apply",
+)
 LEG_WITHOUT_BREAKER = Rule(
     "leg-without-breaker",
     ("dual_write", "circuit_breaker"),
@@ -207,6 +214,7 @@ RULES: tuple[Rule, ...] = (
     TWICE,
     NESTED,
     FOREIGN_LEG,
+    FOREIGN_BATCHING,
     RETRY_ALONE,
     *OUTSIDE,
     LEG_WITHOUT_BREAKER,
@@ -222,7 +230,7 @@ def check_order(plan: Plan) -> list[Finding]:
     """Everything that the rules say of this chain, in the order of the file, errors before warnings."""
     found: dict[tuple[str, Place], Finding] = {}
     for route, backend in plan.pipeline.routes():
-        for look in (_twice, _outside_of, _retry_alone, _usual):
+        for look in (_twice, _outside_of, _retry_alone, _foreign_batching, _usual):
             for finding in look(route, backend):
                 found.setdefault((finding.rule.id, finding.place), finding)
     for finding in _legs(plan.pipeline):
@@ -262,6 +270,12 @@ def _retry_alone(route: Route, backend: BackendPlan) -> Iterator[Finding]:
         yield Finding(RETRY_ALONE, retry.place, f"retry over {backend.name!r} without a timeout")
     if not _honours_op_id(backend):
         yield Finding(FOREIGN_RETRY, retry.place, f"retry over {backend.name!r}")
+
+
+def _foreign_batching(route: Route, backend: BackendPlan) -> Iterator[Finding]:
+    for layer in route:
+        if layer.name == "batching" and not _honours_op_id(backend):
+            yield Finding(FOREIGN_BATCHING, layer.place, f"batching over {backend.name!r}")
 
 
 def _usual(route: Route, _backend: BackendPlan) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ ALWAYS_WRONG = {
     ),
     "retry-needs-timeout": chain("deadline", "retry"),
     "foreign-leg": pair("[backend: f]", LEG % "b", ends="fb"),
+    "foreign-batching": chain("batching", end="f"),
     "deadline-outside-retry": chain("retry", "deadline", "timeout"),
     "retry-outside-circuit_breaker": chain("circuit_breaker", "retry", "timeout"),
     "retry-outside-timeout": chain("timeout", "retry"),
