@@ -204,6 +204,11 @@ def active() -> OperationContext | None:
     return _active.get()
 
 
+def is_observed() -> bool:
+    """Whether the caller has named this operation, and may read afterwards what the chain did for it."""
+    return _scope.get() is not None
+
+
 @asynccontextmanager
 async def operation(
     op_id: str | None = None, *, occurred_at: int | None = None

@@ -68,6 +68,11 @@ class RecordingBackend(Backend):
         self._max_value_bytes = max_value_bytes
         self._open = False
 
+    @property
+    def max_value_bytes(self) -> int:
+        """The most one encoded value may take: who stands above and encodes for it keeps to that."""
+        return self._max_value_bytes
+
     # ------------------------------------------------------------------ sessions
 
     async def create_session(self, session_id: str, user_id: str, metadata: Json | None = None) -> Json:
