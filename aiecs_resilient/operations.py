@@ -100,6 +100,7 @@ class OperationContext:
         stale: the answer may be older than an acknowledged write.
         durability: ``None`` until a store said; under ``dual_write`` ``"one"`` or ``"both"`` stores hold the write.
         clock: the last stamp of the key in the store that answered: how far along its copy is. None if it was not asked.
+        max_session_ttl, max_checkpoint_ttl: seconds after this write that what it touches may live, None for any.
         position: stamp (integer microseconds, hybrid clock) of what was written or read: a message's position, the
             version for ``expected_version=``.
     """
@@ -113,6 +114,8 @@ class OperationContext:
         "deadline",
         "degraded",
         "durability",
+        "max_checkpoint_ttl",
+        "max_session_ttl",
         "position",
         "served_by",
         "stale",
@@ -132,6 +135,8 @@ class OperationContext:
         self.durability: str | None = None
         self.position: int | None = None
         self.clock: int | None = None
+        self.max_session_ttl: float | None = None
+        self.max_checkpoint_ttl: float | None = None
 
     @property
     def op_id(self) -> str:

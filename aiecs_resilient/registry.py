@@ -78,6 +78,7 @@ LAYERS: dict[str, Entry] = dict(
         _layer("deadline", ".layers.deadline:Deadline"),
         _layer("read_only", ".layers.read_only:ReadOnly"),
         _layer("namespace", ".layers.namespace:Namespace"),
+        _layer("limits", ".layers.limits:Limits"),
         _layer("batching", ".layers.batching:Batching"),
         _layer("dual_write", ".layers.dual_write:DualWrite"),
         _layer("retry", ".layers.retry:Retry"),

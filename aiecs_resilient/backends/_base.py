@@ -33,7 +33,7 @@ from ..operations import (
     begin,
     finish,
 )
-from ..records import Applied, Kind, Mutation, Scope, SessionRow, session_dict
+from ..records import THREAD_KINDS, Applied, Kind, Mutation, Scope, SessionRow, session_dict
 
 FIXED_FIELDS = frozenset(
     {
@@ -242,6 +242,7 @@ class RecordingBackend(Backend):
     def _mutation(
         self, context: OperationContext, kind: str, key: str, body: Mapping[str, Any], suffix: str = ""
     ) -> Mutation:
+        now = wall_us()
         return Mutation(
             key=key,
             op_id=context.op_id + suffix,
@@ -249,7 +250,8 @@ class RecordingBackend(Backend):
             body=body,
             fingerprint=fingerprint(kind, key, body),
             occurred_at=context.occurred_at,
-            stamp=wall_us(),
+            stamp=now,
+            expires_at=_latest_expiry(context, kind, now),
         )
 
     async def _write(
@@ -367,6 +369,12 @@ def _settled(result: Applied | StorageError) -> Applied:
     if isinstance(result, StorageError):
         raise result
     return result
+
+
+def _latest_expiry(context: OperationContext, kind: str, now: int) -> int:
+    """When what this write touches is to be gone at the latest, if a layer above has set a limit; 0 for never."""
+    ttl = context.max_checkpoint_ttl if kind in THREAD_KINDS else context.max_session_ttl
+    return 0 if ttl is None else now + int(ttl * 1_000_000)
 
 
 def _microseconds(seconds: float) -> int:

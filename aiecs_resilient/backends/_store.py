@@ -95,11 +95,15 @@ class StoreBackend(RecordingBackend):
         return self._retention_us // 2
 
     def _expiry(self, mutation: Mutation) -> int:
-        """When what this write touches shall count as gone: decided by the accepting store, replayed verbatim."""
-        if mutation.replay or mutation.expires_at:
+        """When what this write touches shall count as gone: decided by the accepting store, replayed verbatim.
+
+        A command may say when at the latest; a store's own time to live may be shorter.
+        """
+        if mutation.replay:
             return mutation.expires_at
         ttl = self._checkpoint_ttl_us if mutation.kind in THREAD_KINDS else self._session_ttl_us
-        return wall_us() + ttl if ttl else 0
+        own = wall_us() + ttl if ttl else 0
+        return min(own, mutation.expires_at) if own and mutation.expires_at else own or mutation.expires_at
 
     # ------------------------------------------------------------------ reads of the contract
 

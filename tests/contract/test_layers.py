@@ -13,6 +13,7 @@ from aiecs_resilient.layers.bulkhead import Bulkhead
 from aiecs_resilient.layers.chaos import Chaos
 from aiecs_resilient.layers.circuit_breaker import CircuitBreaker
 from aiecs_resilient.layers.deadline import Deadline
+from aiecs_resilient.layers.limits import Limits
 from aiecs_resilient.layers.namespace import Namespace
 from aiecs_resilient.layers.read_only import ReadOnly
 from aiecs_resilient.layers.retry import Retry
@@ -77,6 +78,23 @@ class TestReadOnly(StorageContract):
         async with ReadOnly(MemoryStorageBackend(), enabled=False) as layer:
             yield layer
             assert layer.state.refused == 0
+
+
+class TestLimits(StorageContract):
+    """Generous limits that nothing in the suite meets."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        async with Limits(
+            MemoryStorageBackend(),
+            max_value=128 * 1024 * 1024,
+            max_content=128 * 1024 * 1024,
+            max_items=100_000,
+            max_session_ttl=86_400.0,
+            max_checkpoint_ttl=86_400.0,
+        ) as layer:
+            yield layer
+            assert layer.state.by_limit == {}
 
 
 class TestChaos(StorageContract):
