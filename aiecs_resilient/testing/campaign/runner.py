@@ -22,6 +22,7 @@ from .watch import Watch
 from .workload import Load, Tally, Workload
 
 HEAL_SECONDS = 15.0  # in which a chain has to be healthy again after the last fault, with the load kept on
+WARM_SECONDS = 10.0  # in which every session has to exist, with nothing wrong yet
 DRAIN_SECONDS = 10.0  # in which all marks have to be closed after the last call
 POLL = 0.05
 LEAST_ACKNOWLEDGED = 100  # fewer writes prove nothing
@@ -79,6 +80,11 @@ async def _play(
             began = time.monotonic()
             running = asyncio.create_task(work.run())
             try:
+                async with asyncio.timeout(
+                    WARM_SECONDS
+                ):  # what fails before the first fault is no answer to it
+                    await work.ready.wait()
+                await until_healthy(storage)
                 await scenario.play(trouble)
                 await stage.heal()
                 verdict.figures["healthy again after"] = f"{await until_healthy(storage):.2f} s"

@@ -111,7 +111,7 @@ class Scenario:
     name: str
     play: Callable[[Trouble], Awaitable[None]]
     needs: frozenset[Need]
-    available: float = 0.99
+    available: float = 0.98
 
     def missing(self, stage: Stage) -> set[Need]:
         """What it needs and that stage has not."""
@@ -128,7 +128,7 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str, *needs: Need, available: float = 0.99
+    name: str, *needs: Need, available: float = 0.98
 ) -> Callable[[Callable[[Trouble], Awaitable[None]]], Scenario]:
     """Name a coroutine and put it on the list."""
 
@@ -243,7 +243,7 @@ async def one_after_the_other(trouble: Trouble) -> None:
     await trouble.wait(0.2)
 
 
-@scenario("both killed", "primary server", "fallback server", available=0.3)
+@scenario("both killed", "primary server", "fallback server", available=0.2)
 async def both_killed(trouble: Trouble) -> None:
     """For a while there is no store at all: nothing may be acknowledged then."""
     primary, fallback = trouble.stage.primary, trouble.stage.fallback

@@ -96,6 +96,9 @@ class Workload:
         self._storage, self._recorder, self._load = storage, recorder, load
         self._seed = seed
         self._stop = asyncio.Event()
+        self._created = 0
+        self.ready = asyncio.Event()
+        """Every session exists: from now on it is known what must not be lost."""
 
     async def run(self) -> None:
         """Work until :meth:`stop`; calls under way then are finished."""
@@ -117,7 +120,13 @@ class Workload:
             session, self._storage, self._recorder, self._load, self.tally, f"{self._seed}/{session}"
         )
         while not self._stop.is_set():
-            await caller.step()
+            if not caller.created:
+                await caller.create()
+                self._created += caller.created
+                if self._created == len(self.sessions):
+                    self.ready.set()
+            else:
+                await caller.step()
             try:
                 async with asyncio.timeout(caller.chance.expovariate(1 / self._load.pause)):
                     await self._stop.wait()
@@ -141,13 +150,10 @@ class Caller:
         self._session, self._storage, self._recorder = session, storage, recorder
         self._load, self._tally = load, tally
         self._number = 0
-        self._created = False
+        self.created = False
 
     async def step(self) -> None:
         """One thing that an application does."""
-        if not self._created:
-            await self._create()
-            return
         await self.chance.choices(
             (self._append, self._burst, self._increment, self._checkpoint, self._context,
              self._recall, self._look, self._load_checkpoint, self._load_context),
@@ -156,9 +162,10 @@ class Caller:
 
     # Writes.
 
-    async def _create(self) -> None:
+    async def create(self) -> None:
+        """Begin the session; again, if that failed."""
         op_id = f"{self._session}/create"  # the same each time: however often it is tried, it is one session
-        self._created = await self._write("create", self._session, op_id, None, self._do_create)
+        self.created = await self._write("create", self._session, op_id, None, self._do_create)
 
     async def _do_create(self) -> bool:
         return bool(await self._storage.create_session(self._session, "user", {"of": self._session}))
