@@ -133,6 +133,18 @@ class SwallowsCancels(UniformLayer):
             return True
 
 
+class Slow(UniformLayer):
+    """No bug: a store that takes its time, so that callers can go away before it has done anything."""
+
+    layer_name = "slow"
+
+    async def around(
+        self, op: Operation, call: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        await asyncio.sleep(0.004)
+        return await call(*args, **kwargs)
+
+
 class ForgetsWhoAsked(Layer):
     """Now and then a reader gets what belongs to somebody else."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +10,15 @@ import pytest
 
 from aiecs_resilient.backends.memory import MemoryStorageBackend
 from aiecs_resilient.interface import Backend
-from aiecs_resilient.layers import Layer
 from aiecs_resilient.layers.circuit_breaker import CircuitBreaker
-from aiecs_resilient.testing.campaign import Load, Scenario, Stage, Store, Trouble, Verdict, run
+from aiecs_resilient.testing.campaign import Load, Verdict, run
 from aiecs_resilient.testing.contract import StorageContract
 
 from . import broken
-from .subjects import Leg, Wrap, chain
+from .memory_stage import EVERYTHING, nothing, stage
+from .subjects import Wrap
 
-PACE = 0.1
 BUSY = Load(sessions=12, pause=0.01, cancelled=0.1)
-
-
-def nothing(inner: Backend) -> Backend:
-    return inner
 
 
 @dataclass(frozen=True)
@@ -45,58 +39,9 @@ BUGS = [
     Bug("never reconcile", {"not healed"}, inside=broken.NeverReconciles),
     Bug("reconcile out of order", {"out_of_order"}, inside=broken.ReconcilesOutOfOrder),
     Bug("health is a ping", {"health lied"}, above=broken.CallsAPingHealth),
-    Bug("swallow a cancel", {"lost", "counters"}, above=broken.SwallowsCancels),
+    Bug("swallow a cancel", {"lost", "counters"}, above=broken.SwallowsCancels, inside=broken.Slow),
     Bug("mix up callers", {"foreign"}, above=broken.ForgetsWhoAsked),
 ]
-
-
-class Kept(Layer):
-    """A store in memory that outlives the chain: closing the chain does not empty it."""
-
-    layer_name = "kept"
-
-    async def close(self) -> None:
-        """It stays open."""
-
-
-@asynccontextmanager
-async def stage(bug: Bug | None) -> AsyncIterator[tuple[Stage, Scenario]]:
-    """The chain over two stores in memory, with a bug or without one, and what happens to it."""
-    legs = hot, cold = Leg("hot"), Leg("cold")
-    above, inside = (bug.above, bug.inside) if bug else (nothing, nothing)
-
-    def made() -> Backend:
-        return chain(*legs, above=above, inside=inside, pace=PACE)
-
-    async def play(trouble: Trouble) -> None:
-        await harm(trouble, hot, cold)
-
-    stores = tuple(Store(leg.store.name, lambda leg=leg: Kept(leg.store)) for leg in legs)  # type: ignore[misc]
-    yield (
-        Stage("memory → memory", made, stores, deadline=4.0, health_within=0.3),
-        Scenario("everything, in a second", play, frozenset(), available=0.2),
-    )
-
-
-async def harm(trouble: Trouble, hot: Leg, cold: Leg) -> None:
-    """Replies lost, each store away for a while, both away for a moment."""
-    store = dict(zip((hot, cold), trouble.stage.stores, strict=True))
-    await trouble.wait(0.1)
-    for legs, state, share in (
-        ([hot], "losing replies", 0.1),
-        ([cold], "refusing", 0.25),
-        ([hot], "hanging", 0.15),
-        ([hot, cold], "refusing", 0.1),
-    ):
-        for leg in legs:
-            leg.state = state  # type: ignore[assignment]
-            trouble.lost(store[leg])
-            trouble.struck[state] += 1
-        await trouble.wait(share)
-        for leg in legs:
-            leg.state = "up"
-            trouble.returned(store[leg])
-        await trouble.wait(0.06)
 
 
 def caught(verdict: Verdict) -> set[str]:
@@ -106,14 +51,15 @@ def caught(verdict: Verdict) -> set[str]:
     return found | {word for text, word in words.items() if any(text in line for line in verdict.findings)}
 
 
-async def episode(bug: Bug | None, **kwargs: Any) -> Verdict:
-    async with stage(bug) as (place, scenario):
-        return await run(scenario, place, seed=1, seconds=1.5, load=BUSY, **kwargs)
+async def episode(bug: Bug, **kwargs: Any) -> Verdict:
+    place = stage(above=bug.above, inside=bug.inside)
+    return await run(EVERYTHING, place, seed=1, seconds=1.5, load=BUSY, **kwargs)
 
 
-async def test_without_a_bug_the_same_episode_passes() -> None:
+@pytest.mark.parametrize("inside", [nothing, broken.Slow])
+async def test_without_a_bug_the_same_episode_passes(inside: Wrap) -> None:
     """What is caught below is the bug and not the episode."""
-    verdict = await episode(None)
+    verdict = await episode(Bug("none", set(), inside=inside))
     assert verdict.ok, f"\n{verdict}"
 
 
