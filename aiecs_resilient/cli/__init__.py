@@ -11,6 +11,7 @@ COMMANDS = (
     "explain",
     "schema",
     "demo",
+    "campaign",
 )
 """``cli/<name>.py`` has a function ``command``; its docstring is the help."""
 
