@@ -80,6 +80,8 @@ LAYERS: dict[str, Entry] = dict(
         _layer("namespace", ".layers.namespace:Namespace"),
         _layer("limits", ".layers.limits:Limits"),
         _layer("batching", ".layers.batching:Batching"),
+        _layer("compression", ".layers.compression:Compression"),
+        _layer("encryption", ".layers.encryption:Encryption"),
         _layer("dual_write", ".layers.dual_write:DualWrite"),
         _layer("retry", ".layers.retry:Retry"),
         _layer("circuit_breaker", ".layers.circuit_breaker:CircuitBreaker"),
@@ -89,6 +91,8 @@ LAYERS: dict[str, Entry] = dict(
     ]
 )
 """Our layers in the order in which they usually stand, outermost first."""
+
+_OBJECTSTORE = ".backends.objectstore:ObjectStorageBackend"
 
 BACKENDS: dict[str, Entry] = {
     "memory": Entry(
@@ -119,6 +123,21 @@ BACKENDS: dict[str, Entry] = {
         durability="host",
         caveat="with the server's fsync and synchronous_commit on",
     ),
+    "objectstore": Entry(
+        "objectstore",
+        _OBJECTSTORE,
+        durability="host",
+        caveat="file:// on a disk that keeps what it has flushed; s3:// and gs:// survive the loss of a machine too",
+    ),
+    "file": Entry(
+        "file",
+        _OBJECTSTORE,
+        durability="host",
+        caveat="every file and folder flushed, on a disk that keeps what it has flushed",
+        remote=False,
+    ),
+    "s3": Entry("s3", _OBJECTSTORE, durability="replicated", caveat="as the service promises for the bucket"),
+    "gcs": Entry("gcs", _OBJECTSTORE, durability="replicated", caveat="as the service promises for the bucket"),
 }
 
 

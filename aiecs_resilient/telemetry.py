@@ -144,7 +144,7 @@ EVENTS: Final[Mapping[str, Severity]] = MappingProxyType(
         LIMIT_EXCEEDED: "info",
         WRITE_REFUSED: "info",
         CHAOS_INJECTED: "warning",
-        PLAINTEXT_READ: "warning",
+        PLAINTEXT_READ: "info",
         CIPHERTEXT_REFUSED: "warning",
     }
 )

@@ -12,7 +12,9 @@ from aiecs_resilient.interface import Backend
 from aiecs_resilient.layers.bulkhead import Bulkhead
 from aiecs_resilient.layers.chaos import Chaos
 from aiecs_resilient.layers.circuit_breaker import CircuitBreaker
+from aiecs_resilient.layers.compression import Compression
 from aiecs_resilient.layers.deadline import Deadline
+from aiecs_resilient.layers.encryption import Encryption
 from aiecs_resilient.layers.limits import Limits
 from aiecs_resilient.layers.namespace import Namespace
 from aiecs_resilient.layers.read_only import ReadOnly
@@ -95,6 +97,26 @@ class TestLimits(StorageContract):
         ) as layer:
             yield layer
             assert layer.state.by_limit == {}
+
+
+class TestCompression(StorageContract):
+    """Compresses everything, however small."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        async with Compression(MemoryStorageBackend(), min_size=1, min_saving=0.0) as layer:
+            yield layer
+
+
+class TestEncryption(StorageContract):
+    """Encrypts everything, and refuses what is not encrypted."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        keys = {"one": "0f" * 32, "two": "f0" * 32}
+        async with Encryption(MemoryStorageBackend(), secret_keys=keys, active_key="two") as layer:
+            yield layer
+            assert layer.state.refused == 0
 
 
 class TestChaos(StorageContract):

@@ -50,7 +50,8 @@ def all_layers() -> list[type[Layer]]:
 
     def below(base: type[Layer]) -> Iterator[type[Layer]]:
         for found in base.__subclasses__():
-            if found.__module__.startswith("aiecs_resilient.layers."):
+            package, _, module = found.__module__.rpartition(".")
+            if package == "aiecs_resilient.layers" and not module.startswith("_"):  # those are bases of several
                 yield found
             yield from below(found)
 
