@@ -79,6 +79,7 @@ LAYERS: dict[str, Entry] = dict(
         _layer("read_only", ".layers.read_only:ReadOnly"),
         _layer("namespace", ".layers.namespace:Namespace"),
         _layer("limits", ".layers.limits:Limits"),
+        _layer("rate_limit", ".layers.rate_limit:RateLimit"),
         _layer("batching", ".layers.batching:Batching"),
         _layer("compression", ".layers.compression:Compression"),
         _layer("encryption", ".layers.encryption:Encryption"),

@@ -12,6 +12,9 @@ from typing import Literal, cast
 from ..errors import InvalidValueError
 from ..operations import (
     APPLY,
+    BATCH_ADD_CONVERSATION_MESSAGES,
+    BATCH_CREATE_SESSIONS,
+    BATCH_GET_SESSIONS,
     CLOSE_MARKS,
     MOVE_ROUTE,
     OPERATION_OUTCOME,
@@ -28,6 +31,10 @@ GroupBy = Literal["none", "key", "tenant"]
 """``none``: all callers are one; ``key``: by session or thread; ``tenant``: by the tenant that ``namespace`` wrote into keys."""
 
 MAX_TENANT_BYTES = 64
+
+_BATCHES = frozenset(
+    op.name for op in (BATCH_CREATE_SESSIONS, BATCH_GET_SESSIONS, BATCH_ADD_CONVERSATION_MESSAGES)
+)
 
 
 def prefix_of(tenant: str) -> str:
@@ -54,7 +61,7 @@ def is_replay(op: Operation, args: Sequence[object]) -> bool:
 
 
 def group_of(by: GroupBy, op: Operation, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
-    """The group that this call counts for; empty for calls that touch no key, or several at once."""
+    """The group that this call counts for; empty for calls that touch no key, the first item's for a batch."""
     if by == "none":
         return ""
     key = _key(op, args, kwargs)
@@ -62,12 +69,18 @@ def group_of(by: GroupBy, op: Operation, args: Sequence[object], kwargs: Mapping
 
 
 def _key(op: Operation, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+    """The key, of a batch the first one's."""
     if op is APPLY:
         mutations = _mutations(args)
         return mutations[0].key if mutations else ""
-    if op.key is None and op is not OPERATION_OUTCOME:
-        return ""
     key = args[0] if args else kwargs.get(op.key or "key")
+    if op.name in _BATCHES:
+        items = cast("Sequence[object]", key)
+        key = items[0] if items else ""
+        if isinstance(key, dict):
+            key = cast("dict[str, object]", key).get("session_id")
+    elif op.key is None and op is not OPERATION_OUTCOME:
+        return ""
     return key if isinstance(key, str) else ""
 
 

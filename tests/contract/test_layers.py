@@ -17,6 +17,7 @@ from aiecs_resilient.layers.deadline import Deadline
 from aiecs_resilient.layers.encryption import Encryption
 from aiecs_resilient.layers.limits import Limits
 from aiecs_resilient.layers.namespace import Namespace
+from aiecs_resilient.layers.rate_limit import RateLimit
 from aiecs_resilient.layers.read_only import ReadOnly
 from aiecs_resilient.layers.retry import Retry
 from aiecs_resilient.layers.timeout import Timeout
@@ -97,6 +98,16 @@ class TestLimits(StorageContract):
         ) as layer:
             yield layer
             assert layer.state.by_limit == {}
+
+
+class TestRateLimit(StorageContract):
+    """Waits a little now and then; what cannot be done in time would be refused."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        async with RateLimit(MemoryStorageBackend(), rate=1e6, burst=100, by="key", max_wait=10.0) as layer:
+            yield layer
+            assert (layer.state.buckets.refused, layer.state.buckets.shed) == (0, 0)
 
 
 class TestCompression(StorageContract):
