@@ -440,7 +440,6 @@ class ReplicationContract(ContractBase):
         [counted] = await apply(storage, make.update(key))
         assert counted.answer is False
 
-
     async def test_life_after_expiry_need_not_expire(self, storage: Backend) -> None:
         """What is written without an expiry after everything had expired stays: the old expiry went with what it ended."""
         key, past = fresh(), wall_us() - 1_000

@@ -210,25 +210,25 @@ class ValueContract(ContractBase):
         assert await slot.get(storage, key) == "before"
 
     @every_slot
-    @pytest.mark.parametrize("depth", [10, 60, 300, 1_000, 1_020, 1_030, 5_000, 100_000])
-    async def test_a_deep_value_is_kept_or_refused(self, storage: Backend, slot: Slot, depth: int) -> None:
+    async def test_a_deep_value_is_kept_or_refused(self, storage: Backend, slot: Slot) -> None:
         """However deep: it comes back whole, or it is refused and nothing is written."""
-        key = fresh()
-        await slot.put(storage, key, "before")
-        value: Any = "leaf"
-        for _ in range(depth):
-            value = [value]
-        try:
-            await slot.put(storage, key, value)
-        except InvalidValueError:
-            assert depth > 50, "50 levels are ordinary"
-            assert await slot.get(storage, key) == "before"
-            return
-        found: Any = await slot.get(storage, key)
-        for _ in range(depth):
-            assert type(found).__name__ == "list"
-            [found] = found
-        assert found == "leaf"
+        for depth in (10, 50, 300, 1_000, 1_020, 1_030, 5_000, 100_000):
+            key = fresh()
+            await slot.put(storage, key, "before")
+            value: Any = "leaf"
+            for _ in range(depth):
+                value = [value]
+            try:
+                await slot.put(storage, key, value)
+            except InvalidValueError:
+                assert depth > 50, "50 levels are ordinary"
+                assert await slot.get(storage, key) == "before"
+                continue
+            found: Any = await slot.get(storage, key)
+            for _ in range(depth):
+                assert type(found).__name__ == "list"
+                [found] = found
+            assert found == "leaf"
 
     @every_slot
     async def test_a_large_value_is_kept(self, storage: Backend, slot: Slot) -> None:
