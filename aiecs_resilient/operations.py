@@ -22,6 +22,7 @@ from enum import Enum
 from typing import Literal
 
 from .clock import monotonic, wall_us
+from .codec import check_id
 from .errors import InvalidValueError, OperationScopeError
 
 
@@ -156,6 +157,18 @@ class OperationContext:
         """Seconds until the deadline (negative once it is past), or None where there is none."""
         return None if self.deadline is None else self.deadline - monotonic()
 
+    def twin(self) -> OperationContext:
+        """The same operation for a second call beside the first: its identity and deadline, an account of its own."""
+        twin = OperationContext(self._op_id, self._occurred_at, self.deadline)
+        twin.max_session_ttl, twin.max_checkpoint_ttl = self.max_session_ttl, self.max_checkpoint_ttl
+        return twin
+
+    def adopt(self, twin: OperationContext) -> None:
+        """Its account is the one that counts: that call gave the answer. Attempts were made by both."""
+        self.served_by, self.position, self.clock = twin.served_by, twin.position, twin.clock
+        self.durability, self.attempts = twin.durability, self.attempts + twin.attempts
+        self.degraded, self.stale = self.degraded or twin.degraded, self.stale or twin.stale
+
     def __repr__(self) -> str:
         state = f" served_by={self.served_by}" if self.served_by else ""
         return f"<OperationContext {self._op_id or 'unminted'}{state}>"
@@ -198,6 +211,11 @@ def begin(op: Operation) -> tuple[OperationContext, Token[OperationContext | Non
     return context, _active.set(context)
 
 
+def enter(context: OperationContext) -> Token[OperationContext | None]:
+    """Make this the operation in flight here, as for a twin in a task of its own; the token is for :func:`finish`."""
+    return _active.set(context)
+
+
 def finish(token: Token[OperationContext | None] | None) -> None:
     """Leave what :func:`begin` entered."""
     if token is not None:
@@ -224,8 +242,8 @@ async def operation(
         op_id: idempotency key, any string of 1 to 512 characters; the same key again has no second effect. Minted if None.
         occurred_at: UTC microseconds, now if None.
     """
-    if op_id is not None and not 1 <= len(op_id) <= 512:
-        raise InvalidValueError(f"op_id must have 1 to 512 characters, not {len(op_id)}")
+    if op_id is not None:
+        check_id(op_id, "op_id")
     context = OperationContext(op_id, occurred_at)
     token = _scope.set(context)
     try:

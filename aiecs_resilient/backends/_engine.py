@@ -192,12 +192,14 @@ def _follow(tables: Tables, mutation: Mutation) -> Applied:
 def _accept(tables: Tables, mutation: Mutation, now_us: int) -> Applied | StorageError:
     """Decide what happens, give it a stamp, do it."""
     row = tables.load_key()
-    stamp = max(min(mutation.stamp, now_us + CLOCK_LEAD_US), row.clock + 1)
     dead: dict[str, int] = {}
     if 0 < row.session_expires <= now_us and row.session_dead < row.session_expires:
         dead[Scope.SESSION] = row.session_expires
     if 0 < row.thread_expires <= now_us and row.thread_dead < row.thread_expires:
         dead[Scope.THREAD] = row.thread_expires
+    # Above all that is void: a write minted before an expiry and arriving after it is alive.
+    floor = max(row.clock, row.session_dead, row.thread_dead, *dead.values())
+    stamp = max(min(mutation.stamp, now_us + CLOCK_LEAD_US), floor + 1)
     decision = _decide(tables, row, mutation, dead)
     if isinstance(decision, StorageError):
         return decision

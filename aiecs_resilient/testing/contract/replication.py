@@ -447,6 +447,13 @@ class ReplicationContract(ContractBase):
         await apply(storage, make.message(key, "new"))
         assert contents(await storage.get_conversation_history(key)) == ["new"]
 
+    async def test_a_write_minted_before_an_expiry_lives_if_it_arrives_after(self, storage: Backend) -> None:
+        """Its stamp is above what is void: it is not answered True and then invisible."""
+        key, past = fresh(), wall_us() - 1_000
+        await apply(storage, make.create(key, stamp=past - 9, expires_at=past))
+        await apply(storage, make.message(key, "late", stamp=past - 5))
+        assert contents(await storage.get_conversation_history(key)) == ["late"]
+
     async def test_a_write_that_must_act_is_refused_where_there_is_nothing(self, storage: Backend) -> None:
         """A store that may lack the session neither answers "no such session" nor remembers to have said so."""
         key = fresh()

@@ -381,7 +381,9 @@ BEGIN
           CONTINUE;
         END IF;
       END IF;
-      m.stamp := greatest(least(m.stamp, v_now + 1000000), s.clock + 1);
+      -- Above all that is void: a write minted before an expiry and arriving after it is alive.
+      m.stamp := greatest(least(m.stamp, v_now + 1000000), 1 + greatest(s.clock, s.session_dead, s.thread_dead,
+                          (v_dead->>'session')::bigint, (v_dead->>'thread')::bigint));
       s.held := false;
       IF r.effect IS NOT NULL THEN  -- a write without effect moves no clock: the peer never hears of it
         s.clock := m.stamp;

@@ -73,7 +73,6 @@ function F.accept(m)
   if not DECIDE[m.kind] then
     return F.refuse('kind')
   end
-  local stamp = math.max(math.min(m.stamp, NOW + LEAD), row.clock + 1)
   local dead_session, dead_thread = 0, 0
   if 0 < row.session_expires and row.session_expires <= NOW and row.session_dead < row.session_expires then
     dead_session = row.session_expires
@@ -81,6 +80,9 @@ function F.accept(m)
   if 0 < row.thread_expires and row.thread_expires <= NOW and row.thread_dead < row.thread_expires then
     dead_thread = row.thread_expires
   end
+  -- Above all that is void: a write minted before an expiry and arriving after it is alive.
+  local floor = math.max(row.clock, row.session_dead, row.thread_dead, dead_session, dead_thread)
+  local stamp = math.max(math.min(m.stamp, NOW + LEAD), floor + 1)
   local answer, effect, refusal = DECIDE[m.kind](m, dead_session, dead_thread)
   if refusal then
     return refusal
