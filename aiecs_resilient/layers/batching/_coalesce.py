@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ..clock import spawn
-from ..operations import Operation, OperationContext, begin, finish
-from ._sharing import befalls_all, longest, own_copy, tell
+from ...clock import spawn
+from ...operations import Operation, OperationContext, begin, finish
+from .._sharing import befalls_all, longest, own_copy, tell
 
 T = TypeVar("T")
 

@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .. import telemetry
-from ..clock import monotonic, spawn
-from ..errors import BackendClosedError, OverloadedError, StorageError
-from ..operations import APPLY, OperationContext, begin, finish
-from ..records import Applied, Mutation
-from ._commit_queue import Call, CommitQueue, Item, QueueLimits
-from ._sharing import account, befalls_all, longest, own_copy, tell
+from ... import telemetry
+from ...clock import monotonic, spawn
+from ...errors import BackendClosedError, OverloadedError, StorageError
+from ...operations import APPLY, OperationContext, begin, finish
+from ...records import Applied, Mutation
+from .._sharing import account, befalls_all, longest, own_copy, tell
+from ._queue import Call, CommitQueue, Item, QueueLimits
 
 Results = list[Applied | StorageError]
 
@@ -68,20 +68,29 @@ class GroupCommit:
         apply: the store's.
         name: the store's, for errors.
         limits: of batches and of the queue.
+        lanes: batches under way at once at the most. The second is sent when it is full, so that small loads share one.
         linger: seconds that a batch which is not full may wait for more, if it formed behind another one.
         counts: where to count.
     """
 
     def __init__(
-        self, apply: Apply, *, name: str, limits: QueueLimits, linger: float, counts: CommitCounts
+        self,
+        apply: Apply,
+        *,
+        name: str,
+        limits: QueueLimits,
+        lanes: int,
+        linger: float,
+        counts: CommitCounts,
     ) -> None:
         self._apply = apply
         self._name = name
+        self._most_lanes = lanes
         self._linger = linger
         self._counts = counts
         self._queue = CommitQueue(name, limits)
-        self._busy = False
-        self._runner: asyncio.Task[None] | None = None
+        self._lanes = 0  # of callers and tasks that send
+        self._runners: set[asyncio.Task[None]] = set()
         self._full: asyncio.Event | None = None
         self._idle: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -93,14 +102,16 @@ class GroupCommit:
 
     async def write(self, context: OperationContext, mutations: Sequence[Mutation]) -> Results:
         """Returns when all of these are durable or refused; raises if the store failed."""
-        if not self._busy:
+        if not self._lanes:
             return await self._at_once(context, mutations)
         call = Call(context, mutations)
         self._queue.add(call, monotonic())
         if call.due is not None:
             self._watch(call.due)
-        if self._full is not None and self._queue.full:
-            self._full.set()
+        if self._queue.full:
+            if self._full is not None:
+                self._full.set()
+            self._widen()
         try:
             await call.future
         except asyncio.CancelledError:
@@ -116,7 +127,7 @@ class GroupCommit:
 
     async def drain(self, seconds: float) -> None:
         """Wait until everything that was accepted has its end, but no longer than this; the rest is refused."""
-        if not self._busy:
+        if not self._lanes:
             return
         self._idle = asyncio.Event()
         try:
@@ -124,17 +135,17 @@ class GroupCommit:
                 await self._idle.wait()
         except TimeoutError:
             for call in self._queue.calls():
-                outcome = "unknown" if call.sent else "not_applied"
                 error = BackendClosedError(
                     f"closed {seconds:g} s after close() was called, while this write was "
                     + ("under way" if call.sent else "waiting"),
-                    outcome=outcome,
+                    outcome="unknown" if call.sent else "not_applied",
                     backend=self._name,
                 )
                 self._queue.refuse(call, error)
-            if self._runner is not None:
-                self._runner.cancel()
-                await asyncio.wait([self._runner])
+            for runner in self._runners:
+                runner.cancel()
+            if self._runners:
+                await asyncio.wait(self._runners)
         finally:
             self._idle = None
             if self._timer is not None:
@@ -145,7 +156,7 @@ class GroupCommit:
 
     async def _at_once(self, context: OperationContext, mutations: Sequence[Mutation]) -> Results:
         """Nobody is before it: its caller sends it, in its own context, as if this layer were not there."""
-        self._busy = True
+        self._lanes += 1
         keys = {mutation.key for mutation in mutations}
         self._queue.claim(keys)
         self._counts.alone += len(mutations)
@@ -157,47 +168,58 @@ class GroupCommit:
         finally:
             context.served_by = context.served_by or before
             self._queue.release(keys)
-            self._next()
+            self._leave()
 
-    def _next(self) -> None:
-        """What came meanwhile is sent by a task of nobody's."""
-        if self._queue:
-            self._runner = spawn(self._run(), name=f"{self._name}: group commit")
-        else:
-            self._end()
+    def _start(self) -> None:
+        """What has come is sent by a task of nobody's."""
+        self._lanes += 1
+        runner = spawn(self._run(), name=f"{self._name}: group commit")
+        self._runners.add(runner)
+        runner.add_done_callback(self._runners.discard)
 
-    def _end(self) -> None:
-        self._busy = False
-        if self._idle is not None:
+    def _widen(self) -> None:
+        if self._queue.full and self._lanes < self._most_lanes:
+            self._start()
+
+    def _leave(self) -> None:
+        self._lanes -= 1
+        if self._lanes:
+            self._widen()
+        elif self._queue:
+            self._start()
+        elif self._idle is not None:
             self._idle.set()
 
     # ------------------------------------------------------------------ many together
 
     async def _run(self) -> None:
-        batch: list[Item] = []
         try:
-            while batch := self._queue.take():
-                if len(batch) > 1:
-                    self._counts.batches += 1
-                    self._counts.batched += len(batch)
-                    self._counts.largest = max(self._counts.largest, len(batch))
-                else:
-                    self._counts.alone += 1
-                await self._send(batch)
-                self._queue.release({item.mutation.key for item in batch})
+            while (self._lanes == 1 or self._queue.full) and (batch := self._queue.take()):
+                self._widen()
+                self._count(len(batch))
+                try:
+                    await self._send(batch)
+                finally:
+                    self._queue.release({item.mutation.key for item in batch})
                 if len(batch) == 1 and not self._queue:
                     break  # a lone caller again: its next write goes at once
                 for _ in range(TURNS):
                     await asyncio.sleep(0)
-                if self._linger:
+                if self._linger and self._lanes == 1:
                     await self._company()
         except Exception as error:  # noqa: BLE001  should we be at fault, nobody may wait for ever
             for call in self._queue.calls():
                 self._queue.refuse(call, own_copy(error))
         finally:
-            self._queue.release({item.mutation.key for item in batch})
-            self._runner = None
-            self._end()
+            self._leave()
+
+    def _count(self, size: int) -> None:
+        if size == 1:
+            self._counts.alone += 1
+            return
+        self._counts.batches += 1
+        self._counts.batched += size
+        self._counts.largest = max(self._counts.largest, size)
 
     async def _company(self) -> None:
         if not self._queue or self._queue.full:

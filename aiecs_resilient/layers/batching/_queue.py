@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
-from ..errors import DeadlineExceededError, OverloadedError, StorageError
-from ..operations import OperationContext
-from ..records import Applied, Mutation
+from ...errors import DeadlineExceededError, OverloadedError, StorageError
+from ...operations import OperationContext
+from ...records import Applied, Mutation
 
 OVERHEAD_BYTES = 256
 """What a write takes beside its values: ids, stamps, names."""
@@ -121,6 +121,7 @@ class CommitQueue:
         self._limits = limits
         self._waiting: dict[str, dict[Item, None]] = {}  # by key; dicts, because any of them may be given up
         self._ready: OrderedDict[str, None] = OrderedDict()  # keys with writes that may be sent now, in turn
+        self._sendable = 0  # writes of those keys
         self._busy: set[str] = set()  # keys with writes under way
         self._watched: dict[str, asyncio.Future[None]] = {}  # who wants to know when such a key is free
         self._outside: OrderedDict[Call, None] = OrderedDict()
@@ -140,7 +141,9 @@ class CommitQueue:
     @property
     def full(self) -> bool:
         """A batch that is sent now is as large as one may be."""
-        return self.items >= self._limits.max_items or self.bytes >= self._limits.max_bytes
+        return self._sendable >= self._limits.max_items or bool(
+            self._sendable and self.bytes >= self._limits.max_bytes
+        )
 
     def add(self, call: Call, now: float) -> None:
         """Let it in, or have it wait outside for its turn."""
@@ -169,8 +172,9 @@ class CommitQueue:
         """They have ended: what waits for them may be sent."""
         for key in keys:
             self._busy.discard(key)
-            if key in self._waiting:
+            if key in self._waiting and key not in self._ready:
                 self._ready[key] = None
+                self._sendable += len(self._waiting[key])
             if key in self._watched:
                 self._watched.pop(key).set_result(None)
 
@@ -197,7 +201,9 @@ class CommitQueue:
                 size += item.bytes
             if len(batch) == before:
                 break  # it does not fit any more, and is the first of the next batch
-            self._ready.pop(key, None)
+            if key in self._ready:  # not all of it was taken
+                del self._ready[key]
+                self._sendable -= len(self._waiting[key])
             self._busy.add(key)
         self._let_in()
         return batch
@@ -249,6 +255,7 @@ class CommitQueue:
                 if key not in self._busy:
                     self._ready[key] = None
             queue[item] = None
+            self._sendable += key in self._ready
         self.items += len(call.items)
         self.bytes += call.bytes
 
@@ -266,6 +273,7 @@ class CommitQueue:
         del queue[item]
         self.items -= 1
         self.bytes -= item.bytes
+        self._sendable -= key in self._ready
         if not queue:
             del self._waiting[key]
             self._ready.pop(key, None)

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
-from ..backends._base import RecordingBackend
-from ..codec import MAX_VALUE_BYTES, check_id
-from ..errors import StorageError, UnsupportedOperationError
-from ..interface import Backend, IStorageBackend, Json, OperationOutcome
-from ..operations import APPLY, BATCH_GET_SESSIONS, GET_SESSION, begin, finish, is_observed
-from ..records import Applied, Mutation
-from ..units import Bytes, Count, Seconds, SecondsOrZero
-from ._base import Layer, report_part
+from ...backends._base import RecordingBackend
+from ...codec import MAX_VALUE_BYTES, check_id
+from ...errors import StorageError, UnsupportedOperationError
+from ...interface import Backend, IStorageBackend, Json, OperationOutcome
+from ...operations import APPLY, BATCH_GET_SESSIONS, GET_SESSION, begin, finish, is_observed
+from ...records import Applied, Mutation
+from ...units import Bytes, Count, Seconds, SecondsOrZero
+from .._base import Layer, report_part
+from .._options import checked
 from ._coalesce import Coalescer, ReadCounts
-from ._commit_queue import QueueLimits
 from ._group_commit import CommitCounts, GroupCommit
-from ._options import checked
+from ._queue import QueueLimits
 
 
 @dataclass(slots=True)
@@ -59,6 +59,7 @@ class Batching(RecordingBackend, Layer):
     Args:
         max_items: writes in one batch; also reads in one request.
         max_bytes: of one batch; a write that is larger goes alone.
+        lanes: batches under way at once at the most; the second is sent when it is full.
         linger: seconds that a batch which is not full may wait for more, if it formed behind another one.
         max_pending: writes that may wait for their batch.
         max_pending_bytes: that they may take together.
@@ -74,8 +75,9 @@ class Batching(RecordingBackend, Layer):
         self,
         inner: Backend,
         *,
-        max_items: Count = 256,
+        max_items: Count = 128,
         max_bytes: Bytes = 1024 * 1024,
+        lanes: Count = 2,
         linger: SecondsOrZero = 0.0,
         max_pending: Count = 10_000,
         max_pending_bytes: Bytes = 64 * 1024 * 1024,
@@ -109,6 +111,7 @@ class Batching(RecordingBackend, Layer):
             inner.apply,
             name=inner.name,
             limits=limits,
+            lanes=checked(self.layer_name, "lanes", lanes, Count),
             linger=checked(self.layer_name, "linger", linger, SecondsOrZero),
             counts=self.state.writes,
         )
