@@ -85,6 +85,7 @@ LAYERS: dict[str, Entry] = dict(
         _layer("encryption", ".layers.encryption:Encryption"),
         _layer("dual_write", ".layers.dual_write:DualWrite"),
         _layer("retry", ".layers.retry:Retry"),
+        _layer("hedging", ".layers.hedging:Hedging"),
         _layer("circuit_breaker", ".layers.circuit_breaker:CircuitBreaker"),
         _layer("bulkhead", ".layers.bulkhead:Bulkhead"),
         _layer("timeout", ".layers.timeout:Timeout"),
@@ -92,8 +93,6 @@ LAYERS: dict[str, Entry] = dict(
     ]
 )
 """Our layers in the order in which they usually stand, outermost first."""
-
-_OBJECTSTORE = ".backends.objectstore:ObjectStorageBackend"
 
 BACKENDS: dict[str, Entry] = {
     "memory": Entry(
@@ -126,19 +125,29 @@ BACKENDS: dict[str, Entry] = {
     ),
     "objectstore": Entry(
         "objectstore",
-        _OBJECTSTORE,
+        ".backends.objectstore:ObjectStorageBackend",
         durability="host",
         caveat="file:// on a disk that keeps what it has flushed; s3:// and gs:// survive the loss of a machine too",
     ),
     "file": Entry(
         "file",
-        _OBJECTSTORE,
+        ".backends.objectstore:FileStorageBackend",
         durability="host",
         caveat="every file and folder flushed, on a disk that keeps what it has flushed",
         remote=False,
     ),
-    "s3": Entry("s3", _OBJECTSTORE, durability="replicated", caveat="as the service promises for the bucket"),
-    "gcs": Entry("gcs", _OBJECTSTORE, durability="replicated", caveat="as the service promises for the bucket"),
+    "s3": Entry(
+        "s3",
+        ".backends.objectstore:S3StorageBackend",
+        durability="replicated",
+        caveat="as the service promises for the bucket",
+    ),
+    "gcs": Entry(
+        "gcs",
+        ".backends.objectstore:GCSStorageBackend",
+        durability="replicated",
+        caveat="as the service promises for the bucket",
+    ),
 }
 
 

@@ -6,7 +6,9 @@ Without it every caller's three attempts turn an outage into three times the loa
 from __future__ import annotations
 
 from ..clock import monotonic
+from ..interface import Backend
 from ..units import CountOrZero, Ratio
+from ._base import Layer
 from ._options import checked
 
 _BURST_SECONDS = 10
@@ -82,3 +84,19 @@ class RetryBudget:
         return (
             f"<RetryBudget {self._tokens:.1f} of {self._capacity:g}, {self.repeats}/{self.requests} repeated>"
         )
+
+
+class Funded:
+    """A layer that repeats requests too, and takes its means from the ``retry`` above it."""
+
+    def fund(self, budget: RetryBudget) -> None:
+        """Pay from this one from now on; what is paid in there is paid in already."""
+        raise NotImplementedError
+
+
+def share(budget: RetryBudget, inner: Backend) -> None:
+    """Give all that repeat requests to the same store one budget: those below, down to the store or a branch."""
+    while isinstance(inner, Layer):
+        if isinstance(inner, Funded):
+            inner.fund(budget)
+        inner = inner.inner

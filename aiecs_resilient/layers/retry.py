@@ -14,7 +14,7 @@ from ..interface import Backend, Json
 from ..operations import Effect, Operation, OperationContext, begin, finish
 from ..units import Count, CountOrZero, Ratio, Seconds
 from ._base import UniformLayer, report_part
-from ._budget import RetryBudget
+from ._budget import RetryBudget, share
 from ._options import by_operation, checked
 
 P = ParamSpec("P")
@@ -92,6 +92,7 @@ class Retry(UniformLayer):
         self._backoff = wait_random_exponential(multiplier=base_delay, max=max_delay)
         self.state = RetryBudget(budget_ratio, budget_floor) if state is None else state
         self.state.configure(budget_ratio, budget_floor)
+        share(self.state, inner)
         self._recovered = 0
         self._given_up: dict[Reason, int] = {"unsafe": 0, "budget": 0, "deadline": 0, "attempts": 0}
 

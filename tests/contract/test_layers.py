@@ -15,6 +15,7 @@ from aiecs_resilient.layers.circuit_breaker import CircuitBreaker
 from aiecs_resilient.layers.compression import Compression
 from aiecs_resilient.layers.deadline import Deadline
 from aiecs_resilient.layers.encryption import Encryption
+from aiecs_resilient.layers.hedging import Hedging
 from aiecs_resilient.layers.limits import Limits
 from aiecs_resilient.layers.namespace import Namespace
 from aiecs_resilient.layers.rate_limit import RateLimit
@@ -98,6 +99,16 @@ class TestLimits(StorageContract):
         ) as layer:
             yield layer
             assert layer.state.by_limit == {}
+
+
+class TestHedging(StorageContract):
+    """Asks twice for every read that takes a moment; here every one does."""
+
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Any]:
+        slow = Chaos(MemoryStorageBackend(), latency_rate=0.05, latency=0.002)
+        async with Hedging(slow, min_delay=0.0005, max_delay=0.0005, budget_ratio=1.0) as layer:
+            yield layer
 
 
 class TestRateLimit(StorageContract):
@@ -187,5 +198,5 @@ class TestWholeChain(StorageContract):
     @pytest.fixture
     async def storage(self) -> AsyncIterator[Any]:
         store = Timeout(MemoryStorageBackend(), per_attempt=60.0)
-        async with Deadline(Retry(CircuitBreaker(Bulkhead(store))), total=60.0) as chain:
+        async with Deadline(Retry(Hedging(CircuitBreaker(Bulkhead(store)))), total=60.0) as chain:
             yield chain
