@@ -14,9 +14,24 @@ CONFIG = Path(__file__).parents[2] / "config"
 Mapped = dict[str, Any]
 
 
+PATIENCE = {"deadline": {"total": "20s"}, "timeout": {"per_attempt": "5s"}}
+"""The contract says what is answered, not how soon: on a busy machine a hundred calls at once may take their time."""
+
+
 def production(*, hot: Mapped, cold: Mapped) -> Mapped:
-    """``production.yaml`` over these stores."""
-    return {**_read("production.yaml"), "backends": {"hot": hot, "cold": cold}}
+    """``production.yaml`` over these stores, with more time for each call."""
+    config = _read("production.yaml")
+    return {**config, "backends": {"hot": hot, "cold": cold}, "pipeline": _patient(config["pipeline"])}
+
+
+def _patient(part: Any) -> Any:
+    match part:
+        case list():
+            return [_patient(item) for item in part]
+        case dict():
+            return {name: PATIENCE.get(name) or _patient(options) for name, options in part.items()}
+        case _:
+            return part
 
 
 @cache
@@ -37,10 +52,10 @@ def all_layers(store: Mapped) -> Mapped:
         "tracing",
         "metrics",
         "logging",
-        {"deadline": {"total": "5s"}},
+        {"deadline": PATIENCE["deadline"]},
         "retry",
         "circuit_breaker",
-        "timeout",
+        {"timeout": PATIENCE["timeout"]},
         {"backend": "only"},
     ]
     return {"version": 1, "backends": {"only": store}, "pipeline": layers}

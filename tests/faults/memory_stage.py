@@ -75,7 +75,7 @@ async def everything(trouble: Trouble) -> None:
     """Replies lost, each store away for a while, both away for a moment."""
     await trouble.wait(0.1)
     await harm(trouble, {0: "losing replies"}, 0.1)
-    await harm(trouble, {1: "refusing"}, 0.25)
+    await harm(trouble, {1: "refusing"}, 0.5)
     await harm(trouble, {0: "hanging"}, 0.15)
     await harm(trouble, {0: "refusing", 1: "refusing"}, 0.1)
 

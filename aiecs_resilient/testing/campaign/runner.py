@@ -80,11 +80,10 @@ async def _play(
             began = time.monotonic()
             running = asyncio.create_task(work.run())
             try:
-                async with asyncio.timeout(
-                    WARM_SECONDS
-                ):  # what fails before the first fault is no answer to it
+                async with asyncio.timeout(WARM_SECONDS):
                     await work.ready.wait()
                 await until_healthy(storage)
+                work.tally.warm()
                 await scenario.play(trouble)
                 await stage.heal()
                 verdict.figures["healthy again after"] = f"{await until_healthy(storage):.2f} s"

@@ -79,6 +79,13 @@ class Tally:
     spans: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     unknown: list[Write] = field(default_factory=list[Write])
 
+    def warm(self) -> None:
+        """From here on it counts: what was slow or failed while everything was new is no answer to a fault."""
+        self.calls = 0
+        self.errors.clear()
+        self.examples.clear()
+        self.spans.clear()
+
     @property
     def failed(self) -> int:
         """Calls that ended in an error."""
