@@ -106,6 +106,15 @@ OUTSIDE: tuple[Rule, ...] = (
         "circuit_breaker", "bulkhead", "a full bulkhead would make calls wait for a store known to be down"
     ),
     _outside("bulkhead", "timeout", "waiting for a permit would use up the time of the attempt"),
+    _outside("retry", "hedging", "each second call would repeat all attempts, so attempts multiply"),
+    _outside(
+        "hedging",
+        "circuit_breaker",
+        "the breaker would count two calls as one, and could not keep the second from a store that is known to be down",
+    ),
+    _outside(
+        "hedging", "timeout", "the second call would get only what the first has left of the attempt's time"
+    ),
     _outside(
         "cache",
         "dual_write",
@@ -119,6 +128,37 @@ OUTSIDE: tuple[Rule, ...] = (
         "encryption", "dual_write", "the two stores would not hold equal bytes, so they cannot be compared"
     ),
     _outside("compression", "encryption", "encrypted bytes do not compress"),
+    _outside("namespace", "cache", "one tenant would be shown what the cache keeps for another"),
+    _outside(
+        "namespace",
+        "encryption",
+        "the address that is authenticated would lack the tenant, so a row of one could be passed off as another's",
+    ),
+    _outside("namespace", "dual_write", "the two stores would call the same session differently"),
+    _outside(
+        "namespace",
+        "rate_limit",
+        "keys there do not have a tenant yet, so tenants share one limit",
+        "warning",
+    ),
+    _outside("read_only", "cache", "a write would change the cache before it is refused", "warning"),
+    _outside("read_only", "batching", "a write would be accepted and queued before it is refused"),
+    _outside(
+        "read_only", "dual_write", "a leg that may not be written to is never brought up to date by its peer"
+    ),
+    _outside(
+        "limits",
+        "batching",
+        "writes become records there: one that is too large spoils its batch, and none can be given a longest life",
+    ),
+    _outside("limits", "compression", "sizes would be measured after compression"),
+    _outside("limits", "dual_write", "what one store takes the other would refuse"),
+    _outside("rate_limit", "dual_write", "what one store has accepted would be refused by the other's limit"),
+    _outside(
+        "deadline", "rate_limit", "it would not know how much time is left, and could shed nothing", "warning"
+    ),
+    _outside("cache", "compression", "each hit would be decompressed again", "warning"),
+    _outside("cache", "encryption", "each hit would be decrypted again", "warning"),
     _outside("cache", "batching", "a read would have to wait for a batch that it could have been spared"),
     _outside(
         "dual_write",
@@ -131,6 +171,11 @@ OUTSIDE: tuple[Rule, ...] = (
         "its state is about one store; here one store's failures close off both",
     ),
     _outside("dual_write", "bulkhead", "a leader that hangs would hold all permits and starve the takeover"),
+    _outside(
+        "dual_write",
+        "hedging",
+        "the second call would go to the same leader as the first, and a takeover would be begun twice",
+    ),
     _outside(
         "dual_write",
         "timeout",
@@ -202,6 +247,13 @@ FOREIGN_RETRY = Rule(
     "this store knows no op_id, so a write whose outcome is unknown is not tried again",
     "use one of our stores, or implement Backend with op_id",
 )
+CHAOS = Rule(
+    "chaos-in-chain",
+    ("chaos",),
+    "warning",
+    "calls fail on purpose, and it is refused where the environment says production",
+    "remove it outside of tests and game days",
+)
 USUAL_ORDER = Rule(
     "usual-order",
     (),
@@ -221,6 +273,7 @@ RULES: tuple[Rule, ...] = (
     LEG_WITHOUT_TIMEOUT,
     VOLATILE_LEG,
     FOREIGN_RETRY,
+    CHAOS,
     USUAL_ORDER,
 )
 """All rules; the order in which findings of one place are told."""
@@ -230,7 +283,7 @@ def check_order(plan: Plan) -> list[Finding]:
     """Everything that the rules say of this chain, in the order of the file, errors before warnings."""
     found: dict[tuple[str, Place], Finding] = {}
     for route, backend in plan.pipeline.routes():
-        for look in (_twice, _outside_of, _retry_alone, _foreign_batching, _usual):
+        for look in (_twice, _outside_of, _retry_alone, _foreign_batching, _chaos, _usual):
             for finding in look(route, backend):
                 found.setdefault((finding.rule.id, finding.place), finding)
     for finding in _legs(plan.pipeline):
@@ -276,6 +329,12 @@ def _foreign_batching(route: Route, backend: BackendPlan) -> Iterator[Finding]:
     for layer in route:
         if layer.name == "batching" and not _honours_op_id(backend):
             yield Finding(FOREIGN_BATCHING, layer.place, f"batching over {backend.name!r}")
+
+
+def _chaos(route: Route, _backend: BackendPlan) -> Iterator[Finding]:
+    for layer in route:
+        if layer.name == "chaos":
+            yield Finding(CHAOS, layer.place, "chaos stands in this chain")
 
 
 def _usual(route: Route, _backend: BackendPlan) -> Iterator[Finding]:

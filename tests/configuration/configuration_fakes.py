@@ -187,7 +187,7 @@ class Foreign(IStorageBackend):
 
 
 SIMPLE = (
-    "tracing", "metrics", "logging", "deadline", "cache", "batching", "compression", "encryption",
+    "tracing", "metrics", "logging", "deadline", "read_only", "namespace", "limits", "rate_limit", "cache", "batching", "compression", "encryption",
     "retry", "hedging", "circuit_breaker", "bulkhead", "timeout", "chaos",
 )  # fmt: skip
 

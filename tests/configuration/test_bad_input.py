@@ -242,7 +242,11 @@ def test_a_mapping_is_checked_alike() -> None:
         read_plan(source, registry=REGISTRY)
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, b"bytes", float("inf")], ids=["an object", "a key of no text", "bytes", "infinity"])
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1: 2}, b"bytes", float("inf")],
+    ids=["an object", "a key of no text", "bytes", "infinity"],
+)
 def test_a_mapping_holds_only_what_a_file_could(value: object) -> None:
     """An object, a key that is no text, bytes or infinity are refused with their path."""
     source = {"backends": {"m": "memory"}, "pipeline": [{"knobs": {"wait": value}}, {"backend": "m"}]}

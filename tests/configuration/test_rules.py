@@ -54,6 +54,25 @@ ALWAYS_WRONG = {
     "encryption-outside-dual_write": pair(
         LEG % "a", "[encryption, retry, circuit_breaker, timeout, backend: b]"
     ),
+    "retry-outside-hedging": chain("hedging", "retry", "timeout"),
+    "hedging-outside-circuit_breaker": chain("circuit_breaker", "hedging"),
+    "hedging-outside-timeout": chain("timeout", "hedging"),
+    "namespace-outside-cache": chain("cache", "namespace"),
+    "namespace-outside-encryption": chain("encryption", "namespace"),
+    "namespace-outside-dual_write": pair(
+        "[namespace, retry, circuit_breaker, timeout, backend: a]", LEG % "b"
+    ),
+    "read_only-outside-batching": chain("batching", "read_only"),
+    "read_only-outside-dual_write": pair(
+        "[read_only, retry, circuit_breaker, timeout, backend: a]", LEG % "b"
+    ),
+    "limits-outside-batching": chain("batching", "limits"),
+    "limits-outside-compression": chain("compression", "limits"),
+    "limits-outside-dual_write": pair("[limits, retry, circuit_breaker, timeout, backend: a]", LEG % "b"),
+    "rate_limit-outside-dual_write": pair(
+        "[rate_limit, retry, circuit_breaker, timeout, backend: a]", LEG % "b"
+    ),
+    "dual_write-outside-hedging": pair("[backend: a]", "[backend: b]", "hedging"),
     "compression-outside-encryption": chain("encryption", "compression"),
     "cache-outside-batching": chain("batching", "cache"),
     "dual_write-outside-retry": pair("[backend: a]", "[backend: b]", "retry"),
@@ -68,6 +87,12 @@ USUALLY_WRONG = {
     "volatile-leg": pair(LEG % "a", "[backend: m]", ends="am"),
     "foreign-retry": chain("retry", "timeout", end="f"),
     "usual-order": chain("metrics", "tracing"),
+    "chaos-in-chain": chain("timeout", "chaos"),
+    "namespace-outside-rate_limit": chain("rate_limit", "namespace"),
+    "read_only-outside-cache": chain("cache", "read_only"),
+    "deadline-outside-rate_limit": chain("rate_limit", "deadline"),
+    "cache-outside-compression": chain("compression", "cache"),
+    "cache-outside-encryption": chain("encryption", "cache"),
 }
 
 
@@ -112,9 +137,7 @@ def test_each_rule_is_broken_by_a_test() -> None:
         ),
         chain("deadline", "retry", "knobs", "timeout"),
         pair(LEG % "a", LEG % "b", "tracing", "metrics", "logging", "deadline", "compression", "encryption"),
-        pair(
-            "[retry, hedging, circuit_breaker, bulkhead, timeout, chaos, backend: a]", LEG % "b", "deadline"
-        ),
+        pair("[retry, hedging, circuit_breaker, bulkhead, timeout, backend: a]", LEG % "b", "deadline"),
     ],
     ids=str,
 )
