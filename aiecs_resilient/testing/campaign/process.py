@@ -34,6 +34,10 @@ POLL = 0.01
 BUSY = Load(sessions=24, pause=0.005)  # somebody is always in the middle of a write
 
 
+class VictimError(RuntimeError):
+    """The process that was to be killed ended by itself; the message has what it said."""
+
+
 async def run_killed(stage: Stage, *, seed: int, kills: int = 5, folder: Path | None = None) -> Verdict:
     """Kill a working process again and again; after each time a new one opens the chain and puts everything in order.
 
@@ -88,7 +92,7 @@ async def _victim(config: Path, record: Path, name: str, seed: int, chance: rand
             while size(record) < WORK_BYTES:
                 if process.returncode is not None:
                     _, errors = await process.communicate()
-                    raise RuntimeError(
+                    raise VictimError(
                         f"the process that was to be killed ended by itself: {errors.decode()[-2000:]}"
                     )
                 await asyncio.sleep(POLL)

@@ -86,7 +86,8 @@ class Trouble:
     def never_struck(self) -> list[str]:
         """Faults of the network that were asked for in vain."""
         proxies = [store.proxy for store in self.stage.stores if store.proxy is not None]
-        return sorted({kind.__name__ for proxy in proxies for kind in proxy.never_struck()})
+        struck = self.faults()  # on any of them: chance may spare one
+        return sorted({kind.__name__ for proxy in proxies for kind in proxy.never_struck()} - struck.keys())
 
     def lost(self, store: Store) -> None:
         """From now on that store cannot be used, and health has to notice it."""

@@ -15,8 +15,8 @@ from typing import Literal, TypedDict
 from ...errors import StorageError
 from ..servers import PostgreSQLServer, ValkeyServer
 from .chains import postgresql_sqlite, redis_postgresql
-from .process import run_killed
-from .runner import run
+from .process import VictimError, run_killed
+from .runner import NotHealedError, run
 from .scenarios import SCENARIOS
 from .stage import Stage
 from .verdict import CheckerError, Verdict
