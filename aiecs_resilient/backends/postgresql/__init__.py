@@ -36,7 +36,7 @@ from .._store import DEFAULT_CONTEXT_VERSIONS, DEFAULT_RETENTION_SECONDS, StoreB
 from ._migrate import migrate
 from ._options import read_address
 from ._pool import Pool
-from ._rows import Row, applied, checkpoint, columns, plain, replay, session
+from ._rows import Row, applied, checkpoint, columns, messages, plain, replay, session
 from ._sql import check_schema, listing, queries, records
 
 if TYPE_CHECKING:
@@ -215,9 +215,12 @@ class PostgreSQLStorageBackend(StoreBackend):
             return []
         expiries = [self._expiry(mutation) for mutation in mutations]
         common = (_given_now(), self._max_age_us, self._retention_us, self._context_versions)
-        rows = (
-            await self._apply_plain(pool, mutations[0], expiries[0], common) if len(mutations) == 1 else None
-        )
+        if len(mutations) == 1:
+            rows = await self._apply_plain(pool, mutations[0], expiries[0], common)
+        elif (together := await self._append_many(pool, mutations, expiries)) is not None:
+            return together
+        else:
+            rows = None
         if rows is None:
             fenced = any(mutation.epoch for mutation in mutations)
             rows = await pool.fetch(self._sql["apply"], *columns(mutations, expiries), fenced, *common)
@@ -244,6 +247,36 @@ class PostgreSQLStorageBackend(StoreBackend):
             if getattr(error.__cause__, "sqlstate", None) != UNIQUE_VIOLATION:
                 raise
             return None  # the same identity came twice at the same moment: rolled back, and looked at closely
+
+    async def _append_many(
+        self, pool: Pool, mutations: Sequence[Mutation], expiries: Sequence[int]
+    ) -> list[Applied | StorageError] | None:
+        """The short way for many messages; None where only the general one will do."""
+        call = messages(mutations, expiries)
+        if call is None:
+            return None
+        try:
+            [row] = await pool.fetch(self._sql["append_many"], *call, _given_now(), self._max_age_us)
+        except StorageError as error:
+            if getattr(error.__cause__, "sqlstate", None) != UNIQUE_VIOLATION:
+                raise
+            return None
+        stamps: list[int] | None = row[0]
+        return (
+            None
+            if stamps is None
+            else [
+                Applied(
+                    stamp=stamp,
+                    rank=mutation.rank,
+                    answer=True,
+                    effect=mutation.body,
+                    occurred_at=mutation.occurred_at,
+                    expires_at=expires_at,
+                )
+                for mutation, stamp, expires_at in zip(mutations, stamps, expiries, strict=True)
+            ]
+        )
 
     # ------------------------------------------------------------------ reads
 

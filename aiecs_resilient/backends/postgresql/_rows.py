@@ -50,6 +50,39 @@ def plain(m: Mutation, expires_at: int) -> tuple[str, list[Any]] | None:
     return None
 
 
+def messages(mutations: Sequence[Mutation], expires_at: Sequence[int]) -> list[Any] | None:
+    """The arguments for many messages at once; None if they are not all plain messages under one fence."""
+    first = mutations[0]
+    route = (first.replay, first.epoch, first.home)
+    for m in mutations:
+        if (
+            m.kind != Kind.MESSAGE
+            or m.format != FORMAT
+            or not m.body
+            or "dead" in m.body
+            or (m.replay, m.epoch, m.home) != route
+        ):
+            return None
+    bodies = [m.body for m in mutations]
+    return [
+        [encode_key(m.key) for m in mutations],
+        [escape_text(m.key) for m in mutations],
+        [m.op_id.encode() for m in mutations],
+        [m.fingerprint for m in mutations],
+        [m.occurred_at for m in mutations],
+        [m.stamp for m in mutations],
+        [m.rank for m in mutations],
+        [m.mark for m in mutations],
+        expires_at,
+        [escape_text(body["role"]) for body in bodies],
+        [escape_text(body["content"]) for body in bodies],
+        [body["metadata"] for body in bodies],
+        first.replay,
+        first.epoch,
+        escape_text(first.home),
+    ]
+
+
 def _head(m: Mutation, expires_at: int) -> list[Any]:
     return [
         encode_key(m.key),

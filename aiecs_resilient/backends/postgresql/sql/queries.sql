@@ -12,6 +12,11 @@ SELECT * FROM aiecs.append($1::text, $2::text, $3::bytea, $4::bytea, $5::bigint,
   $9::bigint, $10::text, $11::boolean, $12::bigint, $13::jsonb, $14::text, $15::text, $16::bytea,
   $17::bigint, $18::bigint, $19::bigint, $20::integer)
 
+-- name: append_many
+SELECT aiecs.append_many($1::text[], $2::text[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[],
+  $8::boolean[], $9::bigint[], $10::text[], $11::text[], $12::bytea[], $13::boolean, $14::bigint, $15::text,
+  $16::bigint, $17::bigint)
+
 -- name: count_up
 SELECT * FROM aiecs.count_up($1::text, $2::text, $3::bytea, $4::bytea, $5::bigint, $6::bigint, $7::boolean, $8::bigint,
   $9::bigint, $10::text, $11::boolean, $12::bigint, $13::jsonb, $14::jsonb, $15::bytea, $16::bigint, $17::bigint,
