@@ -25,6 +25,7 @@ ChainName = Literal["redis-postgresql", "postgresql-sqlite"]
 CHAINS: tuple[ChainName, ...] = ("redis-postgresql", "postgresql-sqlite")
 OWN_PROCESS = "own process killed"
 RECORD = "campaign.jsonl"
+UNPLAYABLE = (CheckerError, NotHealedError, StorageError, TimeoutError, VictimError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,7 @@ async def play(
             async with _stage(episode, valkey, postgresql, folder) as stage:
                 try:
                     verdict = await _one(episode, stage, seconds)
-                except (
-                    CheckerError,
-                    StorageError,
-                    TimeoutError,
-                ) as error:  # the others are still to be played
+                except UNPLAYABLE as error:  # the others are still to be played
                     verdict = Verdict(episode.scenario, stage.name, episode.seed, seconds, folder)
                     verdict.findings.append(f"it could not be played to its end: {error!r}")
                     await stage.heal()
