@@ -65,6 +65,8 @@ def read_page(data: bytes) -> Page:
     """What :meth:`Page.pack` made."""
     try:
         level, keys, entries = decode(data, "page")
+        if len(keys) != len(entries):
+            raise ValueError(f"{len(keys)} keys, {len(entries)} entries")
         if level == 0:
             return Page(0, keys, entries, [])
         links = [Link(key, id, rows) for key, (id, rows) in zip(keys, entries, strict=True)]
