@@ -237,6 +237,20 @@ async def test_keys_are_rotated() -> None:
             await late.get_task_context("old")
 
 
+async def test_a_repeat_across_a_rotation_is_a_conflict() -> None:
+    """It is refused rather than applied twice or taken for the same: nobody without the old key can tell."""
+    async with MemoryStorageBackend() as memory:
+        for options in ({}, {"secret_keys": {"one": KEY, "two": OTHER}, "active_key": "two"}):
+            async with operation("mine"):
+                writing = encrypted(memory, **options).add_conversation_message("s", "user", SECRET)
+                if options:
+                    with pytest.raises(ConflictError):
+                        await writing
+                else:
+                    await writing
+        assert len(await memory.get_conversation_history("s")) == 1
+
+
 async def test_another_key_of_the_same_name_opens_nothing() -> None:
     """A name is no key."""
     async with MemoryStorageBackend() as memory:
