@@ -113,6 +113,14 @@ async def test_a_rotten_answer_differs_in_one_value() -> None:
     assert await layer.end_session("s") is True
 
 
+def test_what_is_made_rotten_is_a_copy() -> None:
+    """A layer below that hands out what it keeps, such as a cache, is not spoilt for later."""
+    answer = [{"content": "right", "metadata": {"a": [1, 2]}}]
+    dice = Dice()
+    assert all(dice.corrupted(answer) != answer for _ in range(20))
+    assert answer == [{"content": "right", "metadata": {"a": [1, 2]}}]
+
+
 async def test_the_same_seed_makes_the_same_faults() -> None:
     """A failure that was found can be looked at again."""
 

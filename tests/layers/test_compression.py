@@ -1,6 +1,7 @@
 """The layer `compression`: smaller where it pays, the same values always, and nothing forged can blow it up."""
 
 import os
+import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -141,6 +142,19 @@ async def test_what_was_forged_or_broken_is_refused(packed: bytes, told: str) ->
         await memory.store_task_context("s", {Compression.mark: packed})
         with pytest.raises(DataCorruptionError, match=told):
             await Compression(memory).get_task_context("s")
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    """It is opened only as far as it says that it goes."""
+    bomb = b"\x01" + (5).to_bytes(8, "big") + zlib.compress(bytes(50_000_000))
+    layer = Compression(MemoryStorageBackend())
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataCorruptionError):
+            layer.unseal(("context", "s"), bomb)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_store_that_takes_no_records_is_refused() -> None:

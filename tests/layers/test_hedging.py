@@ -157,12 +157,15 @@ async def test_retry_and_hedge_spend_one_budget() -> None:
 async def test_a_failure_waits_for_the_second_call() -> None:
     """If the first fails for a passing reason while the second is under way, its answer is the answer."""
     layer, scripted = await hedged(Late(0.15, StorageConnectionError("cut")), Delay(0.2))
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     start = monotonic()
     async with operation() as op:
         assert await layer.get_session("s") is None
     assert monotonic() - start == pytest.approx(0.3)
     assert op.attempts == 2
     assert layer.state.won == 1
+    assert complaints == []
     assert scripted.running == 0
 
 

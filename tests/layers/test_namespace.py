@@ -71,13 +71,14 @@ async def test_tenants_never_meet() -> None:
         assert sorted(item["session_id"] for item in await view.list_sessions(limit=1_000)) == sorted(ids)
 
 
-async def test_what_one_deletes_the_others_keep() -> None:
-    """Ending, deleting, pruning and cleaning up touch the tenant's own only."""
+@pytest.mark.parametrize("other", ["another", "theirs"])
+async def test_what_one_deletes_the_others_keep(other: str) -> None:
+    """Whoever's keys come first in the store's lists: ending, deleting, pruning and cleaning up touch the tenant's own only."""
     memory = await store()
-    mine, theirs = Namespace(memory, tenant="mine"), Namespace(memory, tenant="theirs")
+    mine, theirs = Namespace(memory, tenant="mine"), Namespace(memory, tenant=other)
     now = wall_us()
     with use_wall_clock(lambda: now):
-        for view in (mine, theirs):
+        for view in sorted((mine, theirs), key=repr):
             for n in range(450):
                 await view.create_session(f"{n}", "u")
             await fill(view, "s", "x")
