@@ -64,7 +64,7 @@ class Batching(RecordingBackend, Layer):
         max_pending: writes that may wait for their batch.
         max_pending_bytes: that they may take together.
         patience: seconds that a write waits for room among them.
-        coalesce_reads: join ``get_session`` calls of the same turn.
+        coalesce_reads: join ``get_session`` calls of the same turn; over SQLite alone, which reads in place, it saves nothing.
         close_timeout: seconds that ``close`` waits for what it has accepted; what is left then is refused.
         state: counts of the chain that this one replaces.
     """

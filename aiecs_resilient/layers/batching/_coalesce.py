@@ -83,7 +83,7 @@ class Coalescer(Generic[T]):
         """The answer for this key."""
         turn = self._turn
         if turn is not None and len(turn) + 1 < self._most:
-            reader = _Reader[T](key, context)
+            reader: _Reader[T] = _Reader(key, context)  # not _Reader[T](…), which costs as much as the rest
             turn.append(reader)
             await reader.future
             return await self._answer(reader)
@@ -97,7 +97,7 @@ class Coalescer(Generic[T]):
             self._send(turn, [])
             self._counts.alone += 1
             return await self._one(key)
-        reader = _Reader[T](key, context)
+        reader = _Reader(key, context)
         self._send(turn, [reader, *turn])
         await reader.future
         return await self._answer(reader)
