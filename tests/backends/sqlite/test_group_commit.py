@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aiecs_resilient.backends._sqlite_tables import Batch
 from aiecs_resilient.backends.sqlite import SQLiteStorageBackend
+from aiecs_resilient.backends.sqlite._tables import Batch
 from aiecs_resilient.errors import BackendClosedError, ConflictError, OverloadedError
 from aiecs_resilient.operations import operation
 

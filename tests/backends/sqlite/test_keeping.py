@@ -227,8 +227,8 @@ async def test_a_backend_must_be_opened_first(path: Path) -> None:
 async def test_an_identity_that_has_no_encoding_is_refused(path: Path) -> None:
     """An op_id with half a character is refused before anything is written."""
     async with SQLiteStorageBackend(path) as storage:
-        async with operation("\ud800"):
-            with pytest.raises(InvalidValueError):
+        with pytest.raises(InvalidValueError, match="lone surrogate"):
+            async with operation("\ud800"):
                 await storage.create_session("s", "u")
         assert await storage.get_session("s") is None
 
