@@ -20,7 +20,6 @@ from typing import Any
 from ...clock import monotonic, spawn, wall_us
 from ...errors import (
     BackendClosedError,
-    DataCorruptionError,
     OverloadedError,
     StorageError,
     StorageTimeoutError,
@@ -28,7 +27,7 @@ from ...errors import (
 from ...records import Route
 from ._draft import Draft
 from ._head import Head
-from ._loading import Gone, Held, Loader, Pins
+from ._loading import Gone, Held, Loader, Pins, foreign
 from ._names import content_path, head_path, shard_of, token
 from ._objects import Outdated, Version, seal
 from ._prepare import Prepared, Sizes, prepare, tail_size
@@ -41,6 +40,10 @@ FORGET_STEPS = 400  # records looked at when the tail has filled up
 NOBODY = Route(0, "")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.004, 0.5  # seconds; full jitter
 _SETTLE_ROUNDS = 3
+
+
+class _PerhapsServed(Outdated):
+    """The head has moved on so far that it does not tell any more whether this commit is in it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -206,9 +209,7 @@ class Committer:
     ) -> tuple[Prepared | None, list[Any]]:
         """The steps done on a copy, ready to be stored; None where they changed nothing."""
         if held.head is not None and held.head.key != key:
-            raise DataCorruptionError(
-                f"the head of {key!r} is that of {held.head.key!r}; it is left as it is"
-            )
+            raise foreign(key, held.head)
         pins = Pins(self._loader, shard)
         draft = Draft(held.head or Head(key), pins.load, pins.fetch, self._limits.context_versions)
         answers = list[Any]()
@@ -239,6 +240,8 @@ class Committer:
         data = seal(prepared.head.pack())
         try:
             version = await self._swap(shard, held, prepared.head.commits[-1], data)
+        except _PerhapsServed:  # what was written may be in use: if not, the sweep will find it
+            raise
         except Outdated:
             await self._remove([path for path, _data in items])
             raise
@@ -274,7 +277,7 @@ class Committer:
                     self.counts.settled += 1
                     return now.version if now.head.commits[-1] == commit else None
                 if now.version != held.version:
-                    raise Outdated from unknown
+                    raise _PerhapsServed from unknown
                 # It may arrive yet. The same bytes again do no harm: whichever comes first, the other is refused.
                 with contextlib.suppress(Outdated):
                     return await self._objects.swap(path, data, held.version)

@@ -102,19 +102,26 @@ class FileObjects:
                 version = header.hex()
                 return UNCHANGED if version == known else Found(header + file.read(), version)
         except FileNotFoundError:
-            if path != STORE and not (self.root / STORE).exists():
-                raise StorageConnectionError(
-                    f"{self.root} does not hold the store any more: is its disk mounted, was it removed?",
-                    outcome="not_applied",
-                    backend=self._name,
-                ) from None
+            if path != STORE:
+                self._must_be_there()
             return None
+
+    def _must_be_there(self) -> None:
+        """What is not found may be elsewhere with its disk: then nothing is known."""
+        if not (self.root / STORE).exists():
+            raise StorageConnectionError(
+                f"{self.root} does not hold the store any more: is its disk mounted, was it removed?",
+                outcome="not_applied",
+                backend=self._name,
+            )
 
     async def list_after(self, prefix: str, after: str, limit: int) -> list[Listed]:
         return await self._call(lambda: self._list(prefix, after, limit), write=False)
 
     def _list(self, prefix: str, after: str, limit: int) -> list[Listed]:
         found = list[Listed]()
+        if not self._at(prefix).is_dir():
+            self._must_be_there()
         for path, entry in _walk(self._at(prefix), prefix, after):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 state = entry.stat()

@@ -178,6 +178,8 @@ class Loader:
             if held.head is None:
                 nothing = Head(key)
                 return read(View(nothing, _no_page, _no_object)), 0
+            if key and held.head.key != key:
+                raise foreign(key, held.head)
             pins = Pins(self, shard)
             view = View(held.head, pins.load, pins.fetch)
             try:
@@ -191,6 +193,11 @@ class Loader:
                 continue
             return answer, held.head.row.clock
         raise DataCorruptionError(f"object {gone} went missing again and again under a reader")
+
+
+def foreign(key: str, head: Head) -> DataCorruptionError:
+    """What lies in a key's place is another key's."""
+    return DataCorruptionError(f"the head of {key!r} is that of {head.key!r}; it is left as it is")
 
 
 def _no_page(id: str) -> Page:
