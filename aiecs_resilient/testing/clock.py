@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
@@ -115,6 +116,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._jumping.holds += 1
         future.add_done_callback(self._release)
         return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Threads end in real time: the limit for them (Python 3.12 and later) must not be over at once."""
+        with self.real_time():
+            if sys.version_info >= (3, 12):
+                await super().shutdown_default_executor(timeout)
+            else:
+                await super().shutdown_default_executor()
 
     def _release(self, _done: asyncio.Future[Any]) -> None:
         self._jumping.holds -= 1

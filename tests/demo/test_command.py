@@ -56,6 +56,11 @@ def test_the_primary_is_lost_twice_and_nothing_is_missing(tmp_path: Path, tempor
     assert gone(temporary)
 
 
+def _hear_interrupts() -> None:
+    """A shell starts what runs in the background deaf to SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_an_interrupt_ends_it_and_takes_the_servers_along(
@@ -68,6 +73,7 @@ def test_an_interrupt_ends_it_and_takes_the_servers_along(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
+        preexec_fn=_hear_interrupts,
     )
     try:
         assert process.stdout is not None
