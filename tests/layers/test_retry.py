@@ -1,6 +1,7 @@
 """The layer `retry`: again only when it helps, is safe, is funded and is in time."""
 
 import asyncio
+import contextlib
 import itertools
 import random
 from collections.abc import Awaitable, Callable
@@ -21,11 +22,12 @@ from aiecs_resilient.errors import (
     StorageError,
     StorageTimeoutError,
 )
+from aiecs_resilient.interface import Backend
 from aiecs_resilient.layers._budget import RetryBudget
 from aiecs_resilient.layers.circuit_breaker import CircuitBreaker
 from aiecs_resilient.layers.retry import Retry
 from aiecs_resilient.layers.timeout import Timeout
-from aiecs_resilient.operations import active, deadline, operation
+from aiecs_resilient.operations import Operation, active, deadline, operation
 
 from .cancellation import cancel_everywhere
 from .scripted import Delay, Hang, Ignorant, Late, Lost, Scripted, store
@@ -207,6 +209,53 @@ async def test_a_full_outage_costs_a_tenth_more() -> None:
     assert len(scripted.calls) <= requests * 1.10 + 5 * elapsed + burst
     assert len(scripted.calls) >= requests * 1.10 - 1
     assert (layer.state.requests, layer.state.repeats) == (requests, len(scripted.calls) - requests)
+
+
+class Brownout(Scripted):
+    """Three of ten requests fail, at random but the same each time."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self._source = random.Random(11)
+
+    async def around(
+        self, op: Operation, call: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self._source.random() < 0.3:
+            self.script.append(gone())
+        return await super().around(op, call, *args, **kwargs)
+
+
+async def brownout(requests: int, per_second: float) -> tuple[float, float]:
+    """Share of requests that succeeded, and attempts for each of them."""
+    store = Brownout(MemoryStorageBackend())
+    await store.initialize()
+    layer = Retry(store)
+    served = 0
+
+    async def ask(n: int) -> None:
+        nonlocal served
+        await asyncio.sleep(n / per_second)
+        with contextlib.suppress(StorageConnectionError):
+            await layer.get_session("s")
+            served += 1
+
+    await asyncio.gather(*(ask(n) for n in range(requests)))
+    return served / requests, len(store.calls) / requests
+
+
+async def test_a_brownout_is_ridden_through() -> None:
+    """With three of ten requests failing, users see three in a hundred fail, and the store bears what that takes."""
+    served, attempts = await brownout(1_000, per_second=10.0)
+    assert served >= 0.96
+    assert attempts <= 1.45
+
+
+async def test_a_brownout_under_load_is_no_storm() -> None:
+    """Where repeats would be a third more load, the budget holds them to a tenth; what is not repeated fails at once."""
+    served, attempts = await brownout(20_000, per_second=2_000.0)
+    assert attempts <= 1.10 + (5 * 10 + 50) / 20_000
+    assert served >= 0.7 + 0.7 * 0.09
 
 
 async def test_a_healthy_store_costs_nothing_more() -> None:

@@ -19,7 +19,7 @@ from aiecs_resilient.operations import Operation, active, deadline, operation
 from aiecs_resilient.testing.clock import VirtualTimeLoop
 
 from .cancellation import cancel_everywhere
-from .scripted import Delay, Hang, Late, LateAnswer, store
+from .scripted import Delay, Hang, Late, LateAnswer, Scripted, store
 
 VIRTUAL_TIME = True
 
@@ -224,3 +224,77 @@ async def test_a_stall_gives_a_hung_store_no_more_than_a_moment() -> None:
     with pytest.raises(StorageTimeoutError):
         await call
     assert monotonic() <= 10.5 + 0.05 + 1e-9
+
+
+# ------------------------------------------------------------------ learned limits
+
+
+async def quick(seconds: float = 0.01, **options: Any) -> tuple[Timeout, Scripted]:
+    """A layer that knows how quick its store is."""
+    scripted = await store(then=Delay(seconds))
+    layer = Timeout(scripted, learned=True, **{"per_attempt": 2.0, "factor": 3.0, "least": 0.02, **options})
+    for _ in range(40):
+        await layer.get_session("s")
+    return layer, scripted
+
+
+async def limit_of(layer: Timeout, scripted: Scripted, call: Callable[[], Awaitable[object]]) -> float:
+    """Seconds after which a call that hangs is given up."""
+    scripted.script.append(Hang())
+    start = monotonic()
+    with pytest.raises(StorageTimeoutError):
+        await call()
+    return monotonic() - start
+
+
+async def test_a_learned_limit_follows_the_store() -> None:
+    """A hung attempt at a quick store is given up soon; of what is not known yet, after per_attempt."""
+    layer, scripted = await quick()
+    assert await limit_of(layer, scripted, lambda: layer.get_session("s")) == pytest.approx(0.03)
+    assert await limit_of(layer, scripted, lambda: layer.list_sessions()) == pytest.approx(2.0)
+    facts = (await layer.get_metrics())["layers"]["timeout"]
+    assert facts["learned"] == {"get_session": pytest.approx(0.09, abs=0.07)}
+    assert repr(layer).startswith("<Timeout at most 2 s over ")
+
+
+async def test_a_learned_limit_keeps_within_its_bounds() -> None:
+    """Never below `least`, never above `per_attempt`; what per_operation says holds."""
+    layer, scripted = await quick(0.001)
+    assert await limit_of(layer, scripted, lambda: layer.get_session("s")) == pytest.approx(0.02)
+    layer, scripted = await quick(1.5)
+    assert await limit_of(layer, scripted, lambda: layer.get_session("s")) == pytest.approx(2.0)
+    layer, scripted = await quick(per_operation={"get_session": 0.7})
+    assert await limit_of(layer, scripted, lambda: layer.get_session("s")) == pytest.approx(0.7)
+
+
+async def test_a_store_that_becomes_slower_is_given_more_time() -> None:
+    """What was cut off counts with the time that it had: the limit rises until answers come in again."""
+    layer, scripted = await quick()
+    scripted.then = Delay(0.5)
+    failed = 0
+    for _ in range(100):
+        try:
+            await layer.get_session("s")
+        except StorageTimeoutError:
+            failed += 1
+    assert failed <= 40
+    for _ in range(50):
+        await layer.get_session("s")
+
+
+async def test_what_was_learned_outlives_a_reload() -> None:
+    """A new chain does not begin as one that knows nothing."""
+    layer, scripted = await quick()
+    reloaded = Timeout(scripted, learned=True, per_attempt=2.0, least=0.02, state=layer.state)
+    assert await limit_of(reloaded, scripted, lambda: reloaded.get_session("s")) == pytest.approx(0.03)
+    off = Timeout(scripted, per_attempt=2.0, state=layer.state)
+    assert await limit_of(off, scripted, lambda: off.get_session("s")) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"factor": 0.5}, {"least": 0.0}, {"learned": True, "least": 2.0}], ids=str
+)
+async def test_impossible_learned_limits_are_refused(options: dict[str, Any]) -> None:
+    """When the chain is built."""
+    with pytest.raises(ConfigurationError, match="timeout: "):
+        Timeout(await store(), per_attempt=1.0, **options)
