@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,11 +71,9 @@ class Keys:
         """Encrypt under the active key."""
         main, header = self.secrets[self.active], _header(self.active)
         context = header + address
-        keyed = hmac.new(_derived(main, b"aiecs iv"), digestmod=hashlib.sha512)
-        for part in (op_id.encode(errors="surrogatepass"), context, data):
-            keyed.update(len(part).to_bytes(8, "big"))
-            keyed.update(part)
-        iv = keyed.digest()[:_IV_BYTES]
+        parts = (op_id.encode(errors="surrogatepass"), context, data)
+        whole = b"".join([part for piece in parts for part in (len(piece).to_bytes(8, "big"), piece)])
+        iv = hmac.digest(_derived(main, b"aiecs iv"), whole, "sha512")[:_IV_BYTES]
         return header + iv + _cipher(main, iv).encrypt(iv[_SALT_BYTES:], data, context)
 
     def unseal(self, address: bytes, sealed: bytes) -> tuple[str, bytes]:
@@ -103,9 +100,7 @@ class Keys:
 
     def keyed(self, data: bytes) -> bytes:
         """16 bytes that tell equal data apart from other data, to nobody without the key."""
-        return hmac.new(
-            _derived(self.secrets[self.active], b"aiecs fingerprint"), data, hashlib.sha256
-        ).digest()[:16]
+        return hmac.digest(_derived(self.secrets[self.active], b"aiecs fingerprint"), data, "sha256")[:16]
 
 
 def pack(address: tuple[str, ...]) -> bytes:
@@ -120,7 +115,7 @@ def _header(name: str) -> bytes:
 
 
 def _derived(main: bytes, purpose: bytes) -> bytes:
-    return hmac.new(main, purpose, hashlib.sha256).digest()
+    return hmac.digest(main, purpose, "sha256")
 
 
 def _cipher(main: bytes, iv: bytes) -> AESGCM:
