@@ -12,7 +12,9 @@ from aiecs_resilient.errors import ConfigurationError, OverloadedError, StorageC
 from aiecs_resilient.layers._adaptive import GradientLimit
 from aiecs_resilient.layers._permits import Permits
 from aiecs_resilient.layers.bulkhead import Bulkhead
+from aiecs_resilient.layers.dual_write import DualWrite
 from aiecs_resilient.layers.retry import Retry
+from aiecs_resilient.layers.timeout import Timeout
 from aiecs_resilient.operations import deadline, operation
 from aiecs_resilient.records import Kind, Mutation, Route
 
@@ -395,3 +397,23 @@ async def test_a_fault_lowers_an_adaptive_limit() -> None:
         with pytest.raises(error):
             await layer.get_session("s")
     assert layer.state.limit == 90
+
+
+async def test_a_leader_that_hangs_does_not_starve_the_takeover() -> None:
+    """Each leg has its own permits: callers in the hung leader's line are served by the other store, and it catches up."""
+    hung = await store()
+    other = Scripted(MemoryStorageBackend(name="other"))
+
+    def leg(inner: Scripted) -> Bulkhead:
+        return Bulkhead(Timeout(inner, per_attempt=0.25), limit=4, mode="wait", reserved=1)
+
+    async with DualWrite(leg(hung), leg(other), durable_at_least="volatile", dwell=0.0) as pair:
+        hung.then = Hang
+        async with deadline(5.0):
+            answers = await asyncio.gather(*(pair.create_session(f"{n}", "u") for n in range(12)))
+        assert [answer["session_id"] for answer in answers] == [f"{n}" for n in range(12)]
+        hung.then = None
+        await asyncio.sleep(20.0)
+        assert (await pair.health_check())["status"] == "healthy"
+        found = await hung.inner.batch_get_sessions([f"{n}" for n in range(12)])
+        assert None not in found
