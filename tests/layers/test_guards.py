@@ -51,7 +51,7 @@ def all_layers() -> list[type[Layer]]:
     def below(base: type[Layer]) -> Iterator[type[Layer]]:
         for found in base.__subclasses__():
             package, _, module = found.__module__.rpartition(".")
-            if package == "aiecs_resilient.layers" and not module.startswith("_"):  # those are bases of several
+            if package == "aiecs_resilient.layers" and not module.startswith("_"):  # else a base of several
                 yield found
             yield from below(found)
 
