@@ -20,6 +20,7 @@ from typing import Any
 from ...clock import monotonic, spawn, wall_us
 from ...errors import (
     BackendClosedError,
+    DataCorruptionError,
     OverloadedError,
     StorageError,
     StorageTimeoutError,
@@ -176,7 +177,7 @@ class Committer:
     async def _commit(self, key: str, steps: Sequence[Step], *, fenced: bool) -> list[Any]:
         shard = shard_of(key)
         give_up = monotonic() + self._limits.commit_timeout
-        held = self._loader.last_seen(shard)
+        held, perhaps_served = self._loader.last_seen(shard), False
         for attempt in itertools.count(1):
             fresh = held is None
             try:
@@ -191,13 +192,18 @@ class Committer:
                     self.counts.largest = max(self.counts.largest, len(steps))
                 if prepared is not None or fresh:  # a refusal must rest on the head as it is now
                     return answers
-            except (Outdated, Gone):
+            except StorageError as error:
+                if perhaps_served:  # by an attempt before this one
+                    error.outcome = "unknown"
+                raise
+            except (Outdated, Gone) as conflict:
                 self.counts.conflicts += 1
+                perhaps_served = perhaps_served or isinstance(conflict, _PerhapsServed)
                 if monotonic() > give_up:
                     raise StorageTimeoutError(
                         f"{key!r} was changed by others {attempt} times while this write was prepared: "
                         "spread the load over more keys, or raise commit_timeout",
-                        outcome="not_applied",
+                        outcome="unknown" if perhaps_served else "not_applied",
                     ) from None
                 pause = min(_FIRST_PAUSE * 2 ** min(attempt, 10), _LONGEST_PAUSE)
                 await asyncio.sleep(pause * random.random())  # noqa: S311  jitter
@@ -216,7 +222,7 @@ class Committer:
         for step in steps:
             try:
                 answers.append(await pins.run(partial(draft.attempt, partial(_with_route, step, route))))
-            except StorageError as error:
+            except DataCorruptionError as error:  # of a row: this step's trouble, not its neighbours'
                 answers.append(error)
         if not draft.changed and not draft.renew:
             return None, answers
@@ -265,6 +271,16 @@ class Committer:
         path = head_path(shard)
         try:
             return await self._objects.swap(path, data, held.version)
+        except Outdated:  # by ourselves, if something on the way has sent our request twice
+            self._loader.forget(shard)
+            try:
+                now = await self._loader.head(shard)
+            except StorageError as error:
+                error.outcome = "unknown"
+                raise
+            if now.head is None or commit not in now.head.commits:
+                raise
+            return self._served(now, commit)
         except StorageError as error:
             if error.outcome == "not_applied":
                 raise
@@ -274,14 +290,17 @@ class Committer:
                 self._loader.forget(shard)
                 now = await self._loader.head(shard)
                 if now.head is not None and commit in now.head.commits:
-                    self.counts.settled += 1
-                    return now.version if now.head.commits[-1] == commit else None
+                    return self._served(now, commit)
                 if now.version != held.version:
                     raise _PerhapsServed from unknown
                 # It may arrive yet. The same bytes again do no harm: whichever comes first, the other is refused.
                 with contextlib.suppress(Outdated):
                     return await self._objects.swap(path, data, held.version)
         raise unknown
+
+    def _served(self, now: Held, commit: str) -> Version | None:
+        self.counts.settled += 1
+        return now.version if now.head is not None and now.head.commits[-1] == commit else None
 
     async def _remove(self, paths: Sequence[str]) -> None:
         """Best effort: what stays behind is found by the sweep."""

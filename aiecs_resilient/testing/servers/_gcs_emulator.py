@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from xml.sax.saxutils import escape
 PAGE = 1_000
 HOST = "127.0.0.1"
 PID_HEADER = "X-Emulator-Pid"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{2,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Buckets:
         """One request, atomically."""
         with self._lock:
             if not name and method == "PUT":
+                if not _BUCKET.fullmatch(bucket):
+                    return refusal(400, "InvalidBucketName", "The specified bucket is not valid.")
                 self._buckets.setdefault(bucket, {})
                 return Reply(200)
             objects = self._buckets.get(bucket)

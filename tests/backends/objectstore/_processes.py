@@ -42,7 +42,8 @@ async def count(address: Mapping[str, Any], session_id: str, times: int) -> None
         for start_at in range(0, times, 10):
             calls = [storage.update_session(session_id, increment_requests=True) for _ in range(10)]
             said = [
-                storage.add_conversation_message(session_id, "user", f"{os.getpid()} {start_at + n}") for n in range(10)
+                storage.add_conversation_message(session_id, "user", f"{os.getpid()} {start_at + n}")
+                for n in range(10)
             ]
             assert all(await asyncio.gather(*calls, *said))
 

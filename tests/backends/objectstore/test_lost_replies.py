@@ -87,12 +87,33 @@ async def test_a_lost_request_is_sent_again(storage: ObjectStorageBackend, store
     assert store.calls == 2
 
 
-async def test_a_late_request_is_recognised_as_our_own(storage: ObjectStorageBackend, store: Unreliable) -> None:
+async def test_a_late_request_is_recognised_as_our_own(
+    storage: ObjectStorageBackend, store: Unreliable
+) -> None:
     """Our second try is refused because our first has arrived meanwhile: that refusal is our own doing."""
     store.fates = [store.late]
     assert await storage.update_session("s", increment_requests=True) is True
     assert await _count(storage) == 1
     assert storage._committer.counts.settled == 1
+
+
+async def test_a_request_that_was_sent_twice_is_served_once(
+    storage: ObjectStorageBackend, store: Unreliable
+) -> None:
+    """Something between us and the store repeats our request: the refusal of the second one is no conflict."""
+
+    async def twice(path: str, data: bytes, version: str | None) -> str:
+        await store._swap(path, data, version)
+        return await store._swap(path, data, version)
+
+    store.fates = [twice]
+    [applied] = await make.apply(storage, make.checkpoint("s", "c", "x" * 20_000))
+    assert (applied.answer, applied.duplicate) == (True, False)
+    storage._loader.clear()
+    checkpoint = await storage.get_checkpoint("s", "c")
+    assert checkpoint is not None
+    assert checkpoint["data"] == "x" * 20_000
+    assert store.calls == 1
 
 
 async def test_others_may_have_built_on_it(
@@ -157,7 +178,11 @@ async def test_a_refusal_is_not_applied(storage: ObjectStorageBackend, store: Un
     store.fates = [store.refused]
     with pytest.raises(StorageConnectionError) as caught:
         await storage.update_session("s", increment_requests=True)
-    assert (caught.value.outcome, caught.value.retry_after, caught.value.transient) == ("not_applied", 1.0, True)
+    assert (caught.value.outcome, caught.value.retry_after, caught.value.transient) == (
+        "not_applied",
+        1.0,
+        True,
+    )
     assert store.calls == 1
     assert await _count(storage) == 0
     assert await storage.update_session("s", increment_requests=True) is True

@@ -102,7 +102,9 @@ def test_a_reader_asks_once_per_level(reverse: bool) -> None:
 
     while True:
         try:
-            found = list(itertools.islice(tree.scan(load, pages.root, b"", END, reverse=reverse, rows=60), 60))
+            found = list(
+                itertools.islice(tree.scan(load, pages.root, b"", END, reverse=reverse, rows=60), 60)
+            )
             break
         except tree.Missing as missing:
             rounds += 1

@@ -161,7 +161,10 @@ async def test_old_identities_are_forgotten(storage: ObjectStorageBackend) -> No
         clock.advance(7_200)
         for n in range(300):
             await storage.update_session("s", {"n": n})
-        known = {item.op_id: await storage.operation_outcome("s", item.op_id) for item in (counted, said, marked, stored, replaced)}
+        known = {
+            item.op_id: await storage.operation_outcome("s", item.op_id)
+            for item in (counted, said, marked, stored, replaced)
+        }
         assert known[counted.op_id] == known[replaced.op_id] == "not_applied"
         assert known[said.op_id] == known[marked.op_id] == known[stored.op_id] == "applied"
         assert (await storage.store_state()).open_marks == 1
@@ -200,12 +203,16 @@ async def test_busy_keys_move_on_in_the_wheel(folder: Path) -> None:
             assert [(item.key, item.scope) for item in idle] == [("idle", Scope.ALL)]
             moved = await _entries(storage)
             assert len(moved - entries) == 2, "the busy key's, in both wheels"
-            assert [item.key for item in await storage.read_idle(wall_us() - 2 * 3_600_000_000, 100)] == ["idle"]
+            assert [item.key for item in await storage.read_idle(wall_us() - 2 * 3_600_000_000, 100)] == [
+                "idle"
+            ]
             assert await _entries(storage) == moved
             assert await storage.cleanup_expired_sessions(2) == 1
             assert len(await storage.get_conversation_history("busy")) == 13
             clock.advance(11 * 3_600)
-            assert [(item.key, item.scope) for item in await storage.read_idle(0, 100)] == [("busy", Scope.SESSION)]
+            assert [(item.key, item.scope) for item in await storage.read_idle(0, 100)] == [
+                ("busy", Scope.SESSION)
+            ]
 
 
 async def _entries(storage: ObjectStorageBackend) -> set[str]:
@@ -221,9 +228,9 @@ async def test_leftovers_are_swept(storage: ObjectStorageBackend, monkeypatch: p
     await _settled(storage)
     _needed, there = await needed_and_there(storage)
     shard = next(iter(there)).split("/")
-    strays = [
-        f"{CONTENT}/{'/'.join(_shard_of(there))}/{n:024x}" for n in range(5)
-    ] + [f"{CONTENT}/00/{'0' * 64}/{n:024x}" for n in range(5)]
+    strays = [f"{CONTENT}/{'/'.join(_shard_of(there))}/{n:024x}" for n in range(5)] + [
+        f"{CONTENT}/00/{'0' * 64}/{n:024x}" for n in range(5)
+    ]
     entry = next(path for path in there if path.startswith(f"{INDEX}/idle"))
     strays.append(f"{entry[:-12]}{'0' * 12}")
     assert shard
@@ -240,7 +247,9 @@ def _shard_of(there: set[str]) -> Sequence[str]:
     return next(path for path in there if path.startswith(CONTENT)).split("/")[1:3]
 
 
-async def test_a_large_sweep_goes_in_steps(storage: ObjectStorageBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_sweep_goes_in_steps(
+    storage: ObjectStorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each call looks at a bounded number of objects and goes on where the last one stopped, round and round."""
     from aiecs_resilient.backends.objectstore import _garbage
 
