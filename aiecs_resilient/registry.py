@@ -80,6 +80,7 @@ LAYERS: dict[str, Entry] = dict(
         _layer("namespace", ".layers.namespace:Namespace"),
         _layer("limits", ".layers.limits:Limits"),
         _layer("rate_limit", ".layers.rate_limit:RateLimit"),
+        _layer("cache", ".layers.cache:Cache"),
         _layer("batching", ".layers.batching:Batching"),
         _layer("compression", ".layers.compression:Compression"),
         _layer("encryption", ".layers.encryption:Encryption"),

@@ -254,6 +254,13 @@ CHAOS = Rule(
     "calls fail on purpose, and it is refused where the environment says production",
     "remove it outside of tests and game days",
 )
+CACHE_ACROSS_PROCESSES = Rule(
+    "cache-across-processes",
+    ("cache",),
+    "warning",
+    "what another process writes is seen here only when an entry's time is over, so answers may be `ttl` old",
+    "say `exclusive: true` if no other process writes what this one reads, shorten `ttl`, or leave the cache out",
+)
 USUAL_ORDER = Rule(
     "usual-order",
     (),
@@ -274,6 +281,7 @@ RULES: tuple[Rule, ...] = (
     VOLATILE_LEG,
     FOREIGN_RETRY,
     CHAOS,
+    CACHE_ACROSS_PROCESSES,
     USUAL_ORDER,
 )
 """All rules; the order in which findings of one place are told."""
@@ -283,7 +291,7 @@ def check_order(plan: Plan) -> list[Finding]:
     """Everything that the rules say of this chain, in the order of the file, errors before warnings."""
     found: dict[tuple[str, Place], Finding] = {}
     for route, backend in plan.pipeline.routes():
-        for look in (_twice, _outside_of, _retry_alone, _foreign_batching, _chaos, _usual):
+        for look in (_twice, _outside_of, _retry_alone, _foreign_batching, _cache_across, _chaos, _usual):
             for finding in look(route, backend):
                 found.setdefault((finding.rule.id, finding.place), finding)
     for finding in _legs(plan.pipeline):
@@ -335,6 +343,14 @@ def _chaos(route: Route, _backend: BackendPlan) -> Iterator[Finding]:
     for layer in route:
         if layer.name == "chaos":
             yield Finding(CHAOS, layer.place, "chaos stands in this chain")
+
+
+def _cache_across(route: Route, backend: BackendPlan) -> Iterator[Finding]:
+    for layer in route:
+        exclusive = layer.options.get("exclusive") if layer.name == "cache" else None
+        # What dies with its process is no other's.
+        if exclusive is not None and not exclusive.value and backend.entry.durability != "volatile":
+            yield Finding(CACHE_ACROSS_PROCESSES, layer.place, f"cache over {backend.name!r}")
 
 
 def _usual(route: Route, _backend: BackendPlan) -> Iterator[Finding]:

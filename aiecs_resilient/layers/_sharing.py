@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from ..errors import (
     BackendClosedError,
@@ -13,6 +14,8 @@ from ..errors import (
     StorageError,
 )
 from ..operations import OperationContext
+
+E = TypeVar("E", bound=BaseException)
 
 _ALIKE = (DeadlineExceededError, CircuitOpenError, OverloadedError, BackendClosedError)
 
@@ -34,8 +37,8 @@ def befalls_all(error: Exception) -> bool:
     return error.transient or isinstance(error, _ALIKE)
 
 
-def own_copy(error: BaseException) -> BaseException:
-    """One for each who waits: an error that is raised in many tasks would be written on by all of them."""
+def own_copy(error: E) -> E:
+    """One for each who waits: an error of ours that is raised in many tasks would be written on by all of them."""
     if not isinstance(error, StorageError):
         return error
     own = type(error).__new__(type(error), *error.args)

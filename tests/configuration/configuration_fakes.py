@@ -194,6 +194,7 @@ SIMPLE = (
 REGISTRY = Registry(
     layers={
         **{name: Entry(name, f"{HERE}:Plain") for name in SIMPLE},
+        "cache": Entry("cache", "aiecs_resilient.layers.cache:Cache"),
         "knobs": Entry("knobs", f"{HERE}:Knobs"),
         "needy": Entry("needy", f"{HERE}:Needy"),
         "moody": Entry("moody", f"{HERE}:Moody"),

@@ -86,13 +86,14 @@ USUALLY_WRONG = {
     "leg-without-timeout": pair("[circuit_breaker, backend: a]", LEG % "b"),
     "volatile-leg": pair(LEG % "a", "[backend: m]", ends="am"),
     "foreign-retry": chain("retry", "timeout", end="f"),
+    "cache-across-processes": chain("cache"),
     "usual-order": chain("metrics", "tracing"),
     "chaos-in-chain": chain("timeout", "chaos"),
     "namespace-outside-rate_limit": chain("rate_limit", "namespace"),
-    "read_only-outside-cache": chain("cache", "read_only"),
+    "read_only-outside-cache": chain("cache: {exclusive: true}", "read_only"),
     "deadline-outside-rate_limit": chain("rate_limit", "deadline"),
-    "cache-outside-compression": chain("compression", "cache"),
-    "cache-outside-encryption": chain("encryption", "cache"),
+    "cache-outside-compression": chain("compression", "cache: {exclusive: true}"),
+    "cache-outside-encryption": chain("encryption", "cache: {exclusive: true}"),
 }
 
 
@@ -124,12 +125,13 @@ def test_each_rule_is_broken_by_a_test() -> None:
     [
         chain(),
         chain("retry", end="m"),
+        chain("cache", end="m"),
         chain(
             "tracing",
             "metrics",
             "logging",
             "deadline",
-            "cache",
+            "cache: {exclusive: true}",
             "batching",
             "retry",
             "circuit_breaker",
