@@ -184,7 +184,7 @@ class KeyTables:
     def save_checkpoint(self, ns: str, id: str, row: ValueRow) -> None:
         key = self._saved_id()
         body = row.body or {"data": None, "metadata": None, "parent": None}
-        self._execute(SQL["release_checkpoint"], (key, ns, id, row.op_id))
+        self._execute(SQL["release_checkpoint"], (key, row.op_id, ns, id))
         self._execute(
             SQL["save_checkpoint"],
             (
@@ -229,7 +229,7 @@ class KeyTables:
         self._recount(Scope.THREAD)
 
     def drop_thread(self, upto: int) -> int:
-        self._execute(SQL["release_checkpoints"], (self._id, upto))
+        self._execute(SQL["release_checkpoints"], (self._id, self._id, upto))
         dropped = self._execute(SQL["drop_checkpoints"], (self._id, upto)).rowcount
         dropped += self._execute(SQL["drop_all_writes"], (self._id, upto)).rowcount
         self._recount(Scope.THREAD)

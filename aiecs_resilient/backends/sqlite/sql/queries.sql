@@ -87,8 +87,8 @@ DELETE FROM contexts WHERE key = ? AND stamp <= ?
 SELECT stamp, op_id, occurred_at, data, metadata, parent FROM checkpoints WHERE key = ? AND ns = ? AND id = ?
 
 -- name: release_checkpoint
-UPDATE records SET held = 0 WHERE key = ?1 AND held AND op_id <> ?4
-   AND op_id = (SELECT op_id FROM checkpoints WHERE key = ?1 AND ns = ?2 AND id = ?3)
+UPDATE records SET held = 0 WHERE key = ? AND held AND op_id <> ?
+   AND op_id = (SELECT c.op_id FROM checkpoints c WHERE c.key = records.key AND c.ns = ? AND c.id = ?)
 
 -- name: save_checkpoint
 INSERT OR REPLACE INTO checkpoints (key, ns, id, stamp, op_id, occurred_at, data, metadata, parent)
@@ -108,8 +108,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 DELETE FROM writes WHERE key = ? AND ns = ? AND id = ? AND stamp <= ?
 
 -- name: release_checkpoints
-UPDATE records SET held = 0 WHERE key = ?1 AND held
-   AND op_id IN (SELECT op_id FROM checkpoints WHERE key = ?1 AND stamp <= ?2)
+UPDATE records SET held = 0 WHERE key = ? AND held
+   AND op_id IN (SELECT op_id FROM checkpoints WHERE key = ? AND stamp <= ?)
 
 -- name: drop_checkpoints
 DELETE FROM checkpoints WHERE key = ? AND stamp <= ?
@@ -118,12 +118,14 @@ DELETE FROM checkpoints WHERE key = ? AND stamp <= ?
 DELETE FROM writes WHERE key = ? AND stamp <= ?
 
 -- name: holds_session
-SELECT EXISTS (SELECT 1 FROM records WHERE key = ?1 AND position IS NOT NULL)
-    OR EXISTS (SELECT 1 FROM contexts WHERE key = ?1)
+SELECT EXISTS (SELECT 1 FROM records WHERE key = k.key AND position IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM contexts WHERE key = k.key)
+  FROM (SELECT ? AS key) k
 
 -- name: holds_thread
-SELECT EXISTS (SELECT 1 FROM writes WHERE key = ?1)
-    OR EXISTS (SELECT 1 FROM checkpoints WHERE key = ?1 AND data IS NOT NULL)
+SELECT EXISTS (SELECT 1 FROM writes WHERE key = k.key)
+    OR EXISTS (SELECT 1 FROM checkpoints WHERE key = k.key AND data IS NOT NULL)
+  FROM (SELECT ? AS key) k
 
 -- ------------------------------------------------------------------ the store, inside the writer's transaction
 
