@@ -11,7 +11,7 @@ import pytest
 
 from aiecs_resilient.backends.memory import MemoryStorageBackend
 from aiecs_resilient.backends.objectstore import ObjectStorageBackend, _rows
-from aiecs_resilient.backends.objectstore._names import CONTENT, HEADS, INDEX
+from aiecs_resilient.backends.objectstore._names import CONTENT, HEADS, INDEX, shard_of
 from aiecs_resilient.backends.objectstore._prepare import Sizes
 from aiecs_resilient.clock import use_wall_clock, wall_us
 from aiecs_resilient.records import Scope
@@ -146,6 +146,27 @@ async def test_a_deleted_session_leaves_a_tombstone_and_nothing_else(storage: Ob
         assert await storage.get_conversation_history("s") == []
 
 
+async def test_identities_of_deleted_messages_are_forgotten(storage: ObjectStorageBackend) -> None:
+    """Records were looked at while their messages lived, and kept; once the messages are deleted they go too."""
+    clock = FakeWallClock(tick_us=1)
+    with use_wall_clock(clock):
+        said = make.message("s", "said")
+        await make.apply(storage, said, *(make.message("s", f"m{n}") for n in range(50)))
+        clock.advance(7_200)
+        for n in range(50):
+            await storage.add_conversation_message("s", "user", f"later {n}")
+        assert await storage.operation_outcome("s", said.op_id) == "applied"
+        head = storage._loader.last_seen(shard_of("s"))
+        assert head is not None
+        assert head.head is not None
+        assert head.head.walked > said.stamp
+        await storage.delete_session("s")
+        for n in range(50):
+            await storage.add_conversation_message("s", "user", f"new {n}")
+        assert await storage.operation_outcome("s", said.op_id) == "not_applied"
+        assert len(await storage.get_conversation_history("s", 0)) == 50
+
+
 async def test_old_identities_are_forgotten(storage: ObjectStorageBackend) -> None:
     """Past retention counters go, messages and stored checkpoints are known as long as they live, marks until they close."""
     clock = FakeWallClock(tick_us=1)
@@ -181,7 +202,7 @@ async def test_old_identities_are_forgotten(storage: ObjectStorageBackend) -> No
         session = await storage.get_session("s")
         assert session is not None
         assert session["request_count"] == 2
-        head = storage._loader.last_seen(next(iter(storage._loader._heads._items)))
+        head = storage._loader.last_seen(shard_of("s"))
         assert head is not None
         assert head.head is not None
         assert len(head.head.tail) < 100
