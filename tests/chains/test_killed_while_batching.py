@@ -35,9 +35,12 @@ def killed(place: tuple[str, str]) -> list[str]:
         lines = [process.stdout.readline() for _ in range(1_537)]
     finally:
         process.kill()
-    rest, errors = process.communicate(timeout=60)
-    assert errors == ""
-    return [line for line in [*lines, *rest.splitlines(keepends=True)] if line.endswith("\n")]
+    assert process.stderr is not None
+    with process.stdout, process.stderr:  # not communicate(): it does not see what readline() has buffered
+        lines += process.stdout.readlines()
+        assert process.stderr.read() == ""
+    process.wait(timeout=60)
+    return [line for line in lines if line.endswith("\n")]
 
 
 async def test_every_acknowledged_message_is_there_once_in_order(place: tuple[str, str]) -> None:

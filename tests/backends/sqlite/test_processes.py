@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import _processes
-
 from aiecs_resilient.backends.sqlite import SQLiteStorageBackend
+
+from . import _processes
 
 
 async def test_four_processes_count_exactly(tmp_path: Path) -> None:
