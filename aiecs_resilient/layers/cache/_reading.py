@@ -82,6 +82,7 @@ class Reading:
                     self._state.counts.hits += 1
                     _account(context, entry)
                     if now >= entry.refresh_from:
+                        entry.refresh_from = entry.fresh_until  # once
                         self._refresh(place, operation, keep, lambda: call(*args, **kwargs))
                     return found
             return await self._miss(place, context, keep, view, lambda: call(*args, **kwargs))
