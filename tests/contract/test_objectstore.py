@@ -1,4 +1,4 @@
-"""Object stores: files in a folder, S3 and Google Cloud Storage at their emulators."""
+"""Object stores: files in a folder, and Google Cloud Storage at its emulator; S3 has a file of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from aiecs_resilient.backends.objectstore import ObjectStorageBackend, _rows
 from aiecs_resilient.backends.objectstore._prepare import Sizes
 from aiecs_resilient.testing.contract import ReplicaContract, StorageContract
-from aiecs_resilient.testing.servers import GCSServer, S3Server
+from aiecs_resilient.testing.servers import GCSServer
 
 # What is shown here does not depend on the disk, and waiting for a disk would take minutes.
 FOLDER = next((folder for folder in ("/dev/shm",) if Path(folder).is_dir()), None)
@@ -42,38 +42,11 @@ class TestSmallPages(StorageContract, ReplicaContract):
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    """One server for all tests here."""
-    with S3Server() as server:
-        server.create_bucket("contract")
-        yield server
-
-
-@pytest.fixture(scope="module")
 def gcs() -> Iterator[GCSServer]:
     """One server for all tests here."""
     with GCSServer() as server:
         server.create_bucket("contract")
         yield server
-
-
-class TestS3(StorageContract, ReplicaContract):
-    """s3:// keeps the whole contract, at moto's server."""
-
-    history_size = 300
-    concurrency = 25
-    cancellations = 15
-
-    @pytest.fixture
-    async def storage(self, s3: S3Server) -> AsyncIterator[ObjectStorageBackend]:
-        async with ObjectStorageBackend(
-            f"s3://contract/{uuid.uuid4().hex}",
-            endpoint=s3.url,
-            region="us-east-1",
-            access_key_id="any",
-            secret_access_key="any",
-        ) as backend:
-            yield backend
 
 
 class TestGCS(StorageContract, ReplicaContract):

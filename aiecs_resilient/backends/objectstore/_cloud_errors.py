@@ -17,6 +17,7 @@ from ...errors import (
     StorageError,
     StorageTimeoutError,
 )
+from ._objects import Throttled
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
@@ -61,7 +62,14 @@ def map_error(error: BaseException, address: str, name: str, outcome: Outcome) -
 
 def _of_status(status: int, address: str, name: str, text: str) -> StorageError | None:
     match status:
-        case 429 | 503:
+        case 429:
+            return Throttled(
+                f"{address} asks for fewer writes to one object: spread them over more keys ({text})",
+                outcome="not_applied",
+                backend=name,
+                retry_after=SLOW_DOWN_SECONDS,
+            )
+        case 503:
             return StorageConnectionError(
                 f"{address} asks for fewer requests: lower max_concurrency if that goes on ({text})",
                 outcome="not_applied",

@@ -30,7 +30,7 @@ from ._draft import Draft
 from ._head import Head
 from ._loading import Gone, Held, Loader, Pins, foreign
 from ._names import content_path, head_path, shard_of, token
-from ._objects import Outdated, Version, seal
+from ._objects import Outdated, Throttled, Version, seal
 from ._prepare import Prepared, Sizes, prepare, tail_size
 
 Step = Callable[[Draft, Route], Any]
@@ -192,6 +192,11 @@ class Committer:
                     self.counts.largest = max(self.counts.largest, len(steps))
                 if prepared is not None or fresh:  # a refusal must rest on the head as it is now
                     return answers
+            except Throttled as refusal:  # meanwhile others join this commit
+                if monotonic() + 2 * (refusal.retry_after or 1.0) > give_up:
+                    refusal.outcome = "unknown" if perhaps_served else "not_applied"
+                    raise
+                await asyncio.sleep((refusal.retry_after or 1.0) * (1 + random.random()))  # noqa: S311  jitter
             except StorageError as error:
                 if perhaps_served:  # by an attempt before this one
                     error.outcome = "unknown"

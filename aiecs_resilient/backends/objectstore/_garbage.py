@@ -7,7 +7,6 @@ walking over the folders: a key that has more objects than its head counts is lo
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
@@ -19,8 +18,8 @@ from ._commit import Committer
 from ._draft import Draft
 from ._head import Head
 from ._loading import Gone, Loader, Pins, together
-from ._names import CONTENT, INDEX, content_path, read_entry, shard_of
-from ._objects import Listed
+from ._names import BEAT, CONTENT, INDEX, content_path, read_entry, shard_of, token
+from ._objects import Listed, seal
 from ._tree import Page, read_page
 from ._view import View
 
@@ -86,9 +85,16 @@ class Collector:
 
     async def sweep(self) -> int:
         """Look at the next objects and index entries, round and round; how many leftovers were removed."""
-        return await self._sweep_contents() + await self._sweep_entries()
+        old = await self._now() - self._age_us
+        return await self._sweep_contents(old) + await self._sweep_entries(old)
 
-    async def _sweep_contents(self) -> int:
+    async def _now(self) -> int:
+        """The clock that dates objects: by another one, a writer's new objects could look old."""
+        path = f"{BEAT}/{token(1)}"
+        await self._loader.objects.put([(path, seal(token().encode()))])
+        return max(item.modified_us for item in await self._loader.objects.list_after(BEAT, "", SWEEP_STEP))
+
+    async def _sweep_contents(self, before: int) -> int:
         listed = await self._loader.objects.list_after(CONTENT, self._contents_after, SWEEP_STEP)
         groups = [(shard, list(items)) for shard, items in groupby(listed, _shard_in)]
         if len(listed) == SWEEP_STEP:
@@ -98,10 +104,10 @@ class Collector:
             self._contents_after = groups[-1][1][-1].path
         else:
             self._contents_after = ""
-        return sum(await together([self._sweep_key(shard, items) for shard, items in groups]))
+        return sum(await together([self._sweep_key(shard, items, before) for shard, items in groups]))
 
-    async def _sweep_key(self, shard: str, listed: Sequence[Listed]) -> int:
-        old = [item for item in listed if self._is_old(item.modified_us)]
+    async def _sweep_key(self, shard: str, listed: Sequence[Listed], before: int) -> int:
+        old = [item for item in listed if item.modified_us < before]
         head = (await self._loader.head(shard)).head
         if not old or (head is not None and len(listed) <= head.objects):
             return 0
@@ -138,10 +144,10 @@ class Collector:
                 next_ids += [link.id for link in page.links]
         return found
 
-    async def _sweep_entries(self) -> int:
+    async def _sweep_entries(self, before: int) -> int:
         listed = await self._loader.objects.list_after(INDEX, self._entries_after, ENTRIES_STEP)
         self._entries_after = listed[-1].path if len(listed) == ENTRIES_STEP else ""
-        entries = [read_entry(item.path) for item in listed if self._is_old(item.modified_us)]
+        entries = [read_entry(item.path) for item in listed if item.modified_us < before]
         heads = await together([self._loader.head(entry.shard) for entry in entries])
         leftovers = [
             entry.path
@@ -150,11 +156,6 @@ class Collector:
         ]
         await self._loader.objects.delete(leftovers)
         return len(leftovers)
-
-    def _is_old(self, modified_us: int) -> bool:
-        return (
-            modified_us < time.time_ns() // 1_000 - self._age_us
-        )  # the store's clock, not the one of records
 
 
 def _collected(ids: Sequence[str], below: Sequence[str], objects: int, draft: Draft, _route: Route) -> bool:

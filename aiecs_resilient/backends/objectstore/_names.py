@@ -25,6 +25,7 @@ STORE = "store"
 HEADS = "heads"
 CONTENT = "content"
 INDEX = "index"
+BEAT = "beat"  # a few objects, written to see whether a write works and what time the store has
 
 HOUR_US = 3_600_000_000
 _CHUNK = 200  # characters of one path segment: file systems take 255

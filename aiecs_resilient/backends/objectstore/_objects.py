@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from ...errors import DataCorruptionError
+from ...errors import DataCorruptionError, StorageConnectionError
 from ...records import Durability
 
 Version = str
@@ -34,6 +34,10 @@ UNCHANGED = Unchanged.UNCHANGED
 
 class Outdated(Exception):
     """The head is not at the version that was to be replaced: somebody else was quicker, or we ourselves."""
+
+
+class Throttled(StorageConnectionError):
+    """This one object is written more often than the service takes (Google: about once a second). Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)

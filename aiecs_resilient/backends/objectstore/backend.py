@@ -26,14 +26,12 @@ from ._commit import Committer, Limits
 from ._draft import Draft
 from ._garbage import Collector
 from ._loading import Loader
-from ._names import token
+from ._names import BEAT, token
 from ._objects import seal
 from ._open import make_objects
 from ._prepare import SIZES, Sizes
 from ._replication import ObjectReplication
 from ._store_object import StoreObject
-
-_BEAT = "beat"
 
 
 class ObjectStorageBackend(ObjectReplication):
@@ -192,7 +190,7 @@ class ObjectStorageBackend(ObjectReplication):
             try:
                 await self._store.read()
                 await self._objects.put(
-                    [(f"{_BEAT}/{token(1)}", seal(b""))]
+                    [(f"{BEAT}/{token(1)}", seal(b""))]
                 )  # healthy means that a write works
             except StorageError as error:
                 issues.append(error.message)

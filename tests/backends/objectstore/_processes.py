@@ -37,14 +37,12 @@ def storage_of(address: Mapping[str, Any]) -> ObjectStorageBackend:
 
 
 async def count(address: Mapping[str, Any], session_id: str, times: int) -> None:
-    """Increments, ten at once, and a message each."""
+    """Increments, twenty-five at once, and a message each."""
     async with storage_of(address) as storage:
-        for start_at in range(0, times, 10):
-            calls = [storage.update_session(session_id, increment_requests=True) for _ in range(10)]
-            said = [
-                storage.add_conversation_message(session_id, "user", f"{os.getpid()} {start_at + n}")
-                for n in range(10)
-            ]
+        for first in range(0, times, 25):
+            calls = [storage.update_session(session_id, increment_requests=True) for _ in range(25)]
+            texts = [f"{os.getpid()} {n}" for n in range(first, first + 25)]
+            said = [storage.add_conversation_message(session_id, "user", text) for text in texts]
             assert all(await asyncio.gather(*calls, *said))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aiecs_resilient.backends.objectstore import ObjectStorageBackend
-from aiecs_resilient.backends.objectstore._objects import Objects, Outdated
+from aiecs_resilient.backends.objectstore._objects import Objects, Outdated, Throttled
 from aiecs_resilient.errors import StorageConnectionError, StorageError, StorageTimeoutError
 from aiecs_resilient.operations import operation
 from aiecs_resilient.testing.contract import _mutations as make
@@ -186,6 +186,38 @@ async def test_a_refusal_is_not_applied(storage: ObjectStorageBackend, store: Un
     assert store.calls == 1
     assert await _count(storage) == 0
     assert await storage.update_session("s", increment_requests=True) is True
+
+
+async def test_an_object_written_too_often_is_waited_for(
+    storage: ObjectStorageBackend, store: Unreliable
+) -> None:
+    """Google takes about one write per second to one object: those who come meanwhile join the commit that waits."""
+    calls = list[asyncio.Task[bool]]()
+
+    async def throttled(_path: str, _data: bytes, _version: str | None) -> str:
+        calls.extend(
+            asyncio.ensure_future(storage.update_session("s", increment_requests=True)) for _ in range(5)
+        )
+        raise Throttled("too often", outcome="not_applied", retry_after=0.01)
+
+    store.fates = [throttled, throttled]
+    assert await storage.update_session("s", increment_requests=True) is True
+    assert await asyncio.gather(*calls) == [True] * 10
+    assert await _count(storage) == 11
+    assert store.calls == 4, "two refused, one for the first, one for all that came meanwhile"
+
+
+async def test_waiting_for_an_object_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up before commit_timeout, certain that nothing was written."""
+    async with ObjectStorageBackend(f"file://{folder}/store", commit_timeout=0.1) as storage:
+
+        async def throttled(*_arguments: object) -> str:
+            raise Throttled("too often", outcome="not_applied", retry_after=0.01)
+
+        monkeypatch.setattr(storage._objects, "swap", throttled)
+        with pytest.raises(StorageConnectionError, match="too often") as caught:
+            await storage.add_conversation_message("s", "user", "x")
+        assert caught.value.outcome == "not_applied"
 
 
 async def test_content_that_cannot_be_written_changes_nothing(

@@ -14,7 +14,7 @@ TIMES = 50
 
 
 async def test_four_processes_count_exactly(address: dict[str, Any]) -> None:
-    """Increments and messages of four processes on one session are all there, once; each writer's own in order."""
+    """A hundred writers in four processes on one session: every increment and message is there, once, in one order."""
     async with _processes.storage_of(address) as storage:
         await storage.create_session("s", "u")
         _processes.finish([_processes.start("count", address, "s", TIMES) for _ in range(4)])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiecs_resilient.backends.objectstore import ObjectStorageBackend
-from aiecs_resilient.backends.objectstore._objects import Outdated
+from aiecs_resilient.backends.objectstore._objects import Outdated, Throttled
 from aiecs_resilient.errors import (
     ConfigurationError,
     InvalidValueError,
@@ -78,7 +78,7 @@ def _backend(scheme: str, endpoint: str, **options: Any) -> ObjectStorageBackend
             "not_applied",
             "fewer requests",
         ),
-        (429, b"", StorageConnectionError, True, "not_applied", "fewer requests"),
+        (429, b"", Throttled, True, "not_applied", "one object"),
         (
             500,
             b"<Error><Code>InternalError</Code></Error>",
