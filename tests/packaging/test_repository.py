@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# Put together from pieces, so that this file does not name what it forbids.
-REGISTRIES = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"))]
+# Written backwards, so that this file does not name what it forbids.
+REGISTRIES = [name[::-1] for name in ("gro.ipyp", "gro.detsohnohtyp", "gro.sjmpn")]
 INDEX_OPTIONS = ["--" + "index-url", "--" + "extra-index-url", "--" + "find-links", "--" + "trusted-host"]
 INDEX_OPTIONS_OF_UV = ["--no-emit-" + "index-url", "--no-emit-" + "find-links"]
 HOMES = re.compile(r"(?<![\w.}$~-])/(?:home|Users|root|work)/\w[\w.-]*")
